@@ -1,0 +1,62 @@
+// Files that are either whole or absent: written aside, synced, renamed. Errors are std::runtime_error naming the path and the system's reason.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace basin {
+
+/// The whole file as bytes.
+std::string read_file(const std::filesystem::path& path);
+
+/// Replaces `path` by `bytes`, atomically and durably.
+void write_file(const std::filesystem::path& path, std::string_view bytes);
+
+/// Makes renames and new names in `directory` durable.
+void sync_directory(const std::filesystem::path& directory);
+
+/// XXH3-64 as 16 hexadecimal digits.
+std::string xxh3_hex(std::string_view bytes);
+std::string xxh3_hex_of_file(const std::filesystem::path& path);
+
+/// A file under construction: bytes go to `PATH.tmp.<pid>`, `commit` publishes them under `path`, and without it the destructor removes them.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
+  uint64_t size_bytes() const { return size_bytes_; }
+  /// Flushes, syncs, renames. Nothing may be written afterwards.
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  std::string buffer_;
+  uint64_t size_bytes_ = 0;
+  int fd_ = -1;
+};
+
+/// A read-only mapping of a whole file; an empty file maps to size 0.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+
+  const std::byte* data() const { return data_; }
+  size_t size_bytes() const { return size_bytes_; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_bytes_ = 0;
+};
+
+}  // namespace basin

@@ -1,0 +1,39 @@
+// Progress with an ETA on stderr: one rewritten line on a terminal, a plain line every ten seconds elsewhere. Silent below two seconds of work.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+namespace basin {
+
+/// Thread-safe. `total` 0 means unknown (no ETA). The destructor leaves the last state as a line of its own.
+class Progress {
+ public:
+  Progress(std::string label, int64_t total, std::string unit);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void advance(int64_t done);       // adds
+  void set_total(int64_t total);
+
+ private:
+  void print(bool last);
+
+  using Clock = std::chrono::steady_clock;
+  std::mutex mutex_;
+  std::string label_, unit_;
+  int64_t total_, done_ = 0;
+  Clock::time_point started_ = Clock::now(), printed_ = Clock::now();
+  bool terminal_, shown_ = false;
+};
+
+/// "3.2 s", "4 min 05 s", "2 h 07 min".
+std::string format_duration(double seconds);
+/// "12.3 MB" (decimal units) and "1.23 M" for counts.
+std::string format_bytes(double bytes);
+std::string format_count(double count);
+
+}  // namespace basin

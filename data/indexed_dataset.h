@@ -1,0 +1,74 @@
+// The Megatron-LM indexed dataset: PREFIX.bin (tokens back to back) and PREFIX.idx (sizes, byte offsets, document boundaries).
+// Nothing in the index is naturally aligned: it is copied, never cast. Memory-mapped.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "configs/files.h"
+
+namespace basin {
+
+/// A dataset for reading. Tokens of all documents are addressed end to end: position 0 .. num_tokens()-1.
+class IndexedDataset {
+ public:
+  /// `prefix` is the path without .bin/.idx. Throws std::runtime_error saying what is wrong and where.
+  explicit IndexedDataset(const std::filesystem::path& prefix);
+  IndexedDataset(IndexedDataset&&) noexcept = default;
+
+  int64_t num_tokens() const { return offsets_.empty() ? 0 : offsets_.back(); }
+  int64_t num_documents() const { return static_cast<int64_t>(document_offsets_.size()) - 1; }
+  /// Token positions [begin, end) of document i.
+  std::pair<int64_t, int64_t> document(int64_t i) const { return {document_offsets_[i], document_offsets_[i + 1]}; }
+  /// Copies tokens [begin, begin + out.size()).
+  void read(int64_t begin, std::span<int64_t> out) const;
+  const std::string& name() const { return name_; }
+  /// Largest token id; reads the whole file once, in parallel chunks, and remembers it.
+  int64_t max_token() const;
+  /// Whether any token equals one of `ids`; returns the first such token id.
+  std::optional<int64_t> find_any(std::span<const int64_t> ids) const;
+
+ private:
+  std::string name_;
+  MappedFile bin_;
+  int item_bytes_ = 2;
+  bool is_unsigned_ = true;
+  std::vector<int64_t> offsets_;           // first token position of each sequence, and the total
+  std::vector<int64_t> pointers_;          // byte offset of each sequence in .bin
+  std::vector<int64_t> document_offsets_;  // first token position of each document, and the total
+  bool contiguous_ = true;                 // sequences lie in order without gaps: the usual case
+};
+
+/// Writes the same format, aside until `commit`.
+class IndexedDatasetWriter {
+ public:
+  /// uint16 when `vocab_size` < 65500, else int32 (Megatron-LM's rule).
+  IndexedDatasetWriter(const std::filesystem::path& prefix, int64_t vocab_size);
+  /// One document; may be empty.
+  void add_document(std::span<const int32_t> tokens);
+  int64_t num_tokens() const { return num_tokens_; }
+  int64_t num_documents() const { return static_cast<int64_t>(sizes_.size()); }
+  void commit();
+
+ private:
+  AtomicFile bin_, idx_;
+  bool narrow_;
+  int64_t num_tokens_ = 0;
+  std::vector<int32_t> sizes_;
+};
+
+/// What PREFIX.json says about a dataset that `prepare` wrote.
+struct DatasetInfo {
+  std::filesystem::path tokenizer_path;   // PREFIX.model
+  std::string tokenizer_hash;
+  int64_t vocab_size = 0;
+};
+/// The sidecar of `prefix`, PREFIX ending in _train or _heldout; nothing for foreign data.
+std::optional<DatasetInfo> find_dataset_info(const std::filesystem::path& prefix);
+
+}  // namespace basin

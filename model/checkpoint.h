@@ -1,0 +1,26 @@
+// The model part of a checkpoint: config.json, generation_config.json and model.safetensors of a Hugging Face directory.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "model/transformer.h"
+
+namespace basin {
+
+/// Reads config.json (both dialects of rope keys). Throws std::runtime_error naming file and key for what it does not support.
+ModelConfig read_model_config(const std::filesystem::path& directory);
+
+/// Builds the model that `directory` holds, with weights as `dtype`. A missing, extra or wrongly shaped tensor is refused by name.
+std::unique_ptr<Transformer> load_model(const std::filesystem::path& directory, at::ScalarType dtype, at::Device device);
+
+/// Writes config.json, generation_config.json and model.safetensors (dtype of the model; on disk layouts of its family) into `directory`.
+/// `sequence_length`: T, which with the sinks gives max_position_embeddings.
+void save_model(const Transformer& model, int64_t sequence_length, const std::filesystem::path& directory);
+
+/// The model directory that `path` names: itself when it has a config.json, else a run's `final`, else its newest intact step.
+/// Throws std::runtime_error saying what was looked for.
+std::filesystem::path resolve_model_directory(const std::filesystem::path& path);
+
+}  // namespace basin

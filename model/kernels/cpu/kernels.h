@@ -1,0 +1,72 @@
+// Raw-pointer CPU kernels behind model/ops.h, dispatched at run time to the best instruction set (Highway: SSE4, AVX2, AVX-512).
+// No LibTorch in here; parallel over OpenMP threads. `Float` is float or bf16 (uint16_t bits, `Bf16`). Contiguous rows.
+// All reductions have a fixed order for a given thread count. Tested against ops::reference.
+#pragma once
+
+#include <cstdint>
+
+namespace basin::kernels {
+
+/// The bits of a bfloat16, layout-compatible with c10::BFloat16.
+struct Bf16 {
+  uint16_t bits;
+};
+
+struct AttentionShape {
+  int64_t B, T, H, G, K;    // batch, positions, query heads, key/value heads, head size (any K <= 256)
+  int64_t rotary;           // rotated dimensions of a head, even, 0: none
+};
+
+/// qkv (B, T, (H + 2G) K); cos, sin fp32 (T, rotary/2); sink_logit fp32 (H) or null; out (B, T, H K); lse fp32 (B, H, T): log of the
+/// softmax's whole denominator, sink included, natural log of scaled scores.
+template <class Float>
+void attention_forward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, Float* out, float* lse);
+
+/// dout (B, T, H K) -> dqkv (B, T, (H + 2G) K), with the rotation undone; dsink_logit fp32 (H) or null.
+template <class Float>
+void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const Float* out, const float* lse,
+                        const Float* dout, Float* dqkv, float* dsink_logit);
+
+/// rows x D. delta, bias may be null (no add; RMSNorm has no bias); is_rms picks RMSNorm. h (rows, D) = x + delta, unused without delta.
+/// stats fp32 (rows, 2): mean (0 for RMSNorm) and reciprocal deviation.
+template <class Float>
+void norm_forward(int64_t rows, int64_t D, bool is_rms, float eps, const Float* x, const Float* delta, const Float* weight, const Float* bias, Float* h, Float* y, float* stats);
+
+/// dh_in (rows, D) or null: gradient that reaches h from elsewhere (the residual stream), added to the result. dx (rows, D) is the gradient of h,
+/// hence of x and of delta. dweight, dbias fp32 (D), overwritten.
+template <class Float>
+void norm_backward(int64_t rows, int64_t D, bool is_rms, const Float* h, const Float* weight, const float* stats, const Float* dy, const Float* dh_in, Float* dx, float* dweight,
+                   float* dbias);
+
+template <class Float>
+void swiglu_forward(int64_t rows, int64_t F, const Float* gate_up, Float* y);
+template <class Float>
+void swiglu_backward(int64_t rows, int64_t F, const Float* gate_up, const Float* dy, Float* dgate_up);
+
+template <class Float>
+void gelu_forward(int64_t n, const Float* x, Float* y);
+template <class Float>
+void gelu_backward(int64_t n, const Float* x, const Float* dy, Float* dx);
+
+/// logits (rows, V) in place -> (softmax - onehot(target)) * scale. nll fp32 (rows): log-sum-exp minus the target's logit.
+template <class Float>
+void cross_entropy_in_place(int64_t rows, int64_t V, Float* logits, const int64_t* targets, float scale, float* nll);
+
+/// dweight fp32 (V, D) += rows of dy (n, D) by id, in order of n within each id.
+template <class Float>
+void embedding_backward(int64_t n, int64_t D, const int64_t* ids, const Float* dy, float* dweight);
+
+struct AdamWStep {
+  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  float correction1, correction2;   // 1 - beta1^t, 1 - beta2^t
+};
+/// One AdamW step over n elements in place; `published` (n) bf16 copy of the new weights, or null.
+void adamw(const AdamWStep& step, int64_t n, const float* grad, float* master, float* m, float* v, Bf16* published);
+
+/// Sum of squares, accumulated in double per block; non-finite when any element is.
+double sum_of_squares(int64_t n, const float* x);
+
+/// "AVX3" and the like: the instruction set that dispatch picked.
+const char* instruction_set();
+
+}  // namespace basin::kernels

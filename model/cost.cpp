@@ -1,0 +1,25 @@
+// Counts from the list of tensors itself, so that a new tensor can never be forgotten here.
+#include "model/cost.h"
+
+#include "model/parameters.h"
+
+namespace basin {
+
+int64_t count_parameters(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const ParameterShape& parameter : parameter_shapes(config)) count += parameter.elements();
+  return count;
+}
+
+double train_flops_per_token(const ModelConfig& config, int64_t sequence_length) {
+  // The embedding is a lookup; as a tied head it is a matrix product all the same.
+  int64_t matrix_parameters = 0;
+  for (const ParameterShape& parameter : parameter_shapes(config)) {
+    const bool lookup = parameter.name == "embedding.weight" && !config.tie_word_embeddings;
+    if (parameter.decay && !lookup) matrix_parameters += parameter.elements();
+  }
+  const double attention = 6.0 * static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size()) * static_cast<double>(sequence_length + 1);
+  return 6.0 * static_cast<double>(matrix_parameters) + attention;
+}
+
+}  // namespace basin

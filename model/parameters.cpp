@@ -1,0 +1,58 @@
+// Names and shapes follow model/transformer.h: qkv rows are all q, all k, all v; a llama's `up` holds the gate's rows first.
+#include "model/parameters.h"
+
+#include <functional>
+#include <numeric>
+#include <utility>
+
+namespace basin {
+namespace {
+
+class ShapeList {
+ public:
+  void add(std::string name, std::vector<int64_t> shape) {
+    const bool decay = shape.size() >= 2;
+    shapes_.push_back({std::move(name), std::move(shape), decay});
+  }
+  void add_norm(const std::string& name, int64_t size, bool bias) {
+    add(name + ".weight", {size});
+    if (bias) add(name + ".bias", {size});
+  }
+  void add_linear(const std::string& name, int64_t out, int64_t in, bool bias) {
+    add(name + ".weight", {out, in});
+    if (bias) add(name + ".bias", {out});
+  }
+  std::vector<ParameterShape> take() { return std::move(shapes_); }
+
+ private:
+  std::vector<ParameterShape> shapes_;
+};
+
+}  // namespace
+
+int64_t ParameterShape::elements() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
+  const bool llama = config.is_llama();
+  const bool bias = !llama, attention_bias = !llama && config.attention_bias;
+  const int64_t D = config.hidden_size, F = config.intermediate_size;
+  ShapeList list;
+  list.add("embedding.weight", {config.vocab_size, D});
+  for (int64_t n = 0; n < config.num_hidden_layers; ++n) {
+    const std::string layer = "layers." + std::to_string(n) + ".";
+    list.add_norm(layer + "attention_norm", D, bias);
+    list.add_linear(layer + "qkv", config.qkv_size(), D, attention_bias);
+    list.add_linear(layer + "attention_out", D, config.heads() * config.head_size(), attention_bias);
+    list.add_norm(layer + "mlp_norm", D, bias);
+    list.add_linear(layer + "up", llama ? 2 * F : F, D, bias);
+    list.add_linear(layer + "down", D, F, bias);
+    if (config.sink.kind == SinkKind::kLogit) list.add(layer + "sink_logit", {config.heads()});
+  }
+  list.add_norm("final_norm", D, bias);
+  if (!config.tie_word_embeddings) list.add("head.weight", {config.vocab_size, D});
+  return list.take();
+}
+
+}  // namespace basin

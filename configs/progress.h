@@ -27,10 +27,19 @@ class Progress {
   std::string label_, unit_;
   int64_t total_, done_ = 0;
   Clock::time_point started_ = Clock::now(), printed_ = Clock::now();
-  bool terminal_, shown_ = false;
+  bool terminal_;
 };
 
-/// "3.2 s", "4 min 05 s", "2 h 07 min".
+/// What a progress line says, as text without line ends:
+/// "tokenize: 42 % (12.3 MB of 29.1 MB), 1.21 MB/s, 14 s left"; when `last`, "tokenize: 29.1 MB in 24 s, 1.21 MB/s".
+struct ProgressState {
+  std::string label, unit;   // unit "bytes" prints as B, kB, MB
+  int64_t done = 0, total = 0;
+  double elapsed_s = 0;
+};
+std::string progress_line(const ProgressState& state, bool last);
+
+/// "3.2 s", "42 s", "4 min 05 s", "2 h 07 min", "3 d 04 h".
 std::string format_duration(double seconds);
 /// "12.3 MB" (decimal units) and "1.23 M" for counts.
 std::string format_bytes(double bytes);

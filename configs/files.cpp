@@ -1,0 +1,183 @@
+// POSIX calls instead of iostreams: only they tell why something failed, and only they can sync.
+#include "configs/files.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+namespace basin {
+namespace {
+
+constexpr size_t kBufferBytes = size_t{1} << 20;
+
+[[noreturn]] void fail(std::string_view action, const std::filesystem::path& path, int error = errno) {
+  throw std::runtime_error(fmt::format("cannot {} {}: {}", action, path.string(), std::strerror(error)));
+}
+
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+    if (fd_ < 0) fail("open", path);
+  }
+  ~Descriptor() { close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+size_t read_some(int fd, char* to, size_t bytes, const std::filesystem::path& path) {
+  for (;;) {
+    const ssize_t got = ::read(fd, to, bytes);
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) fail("read", path);
+  }
+}
+
+void write_all(int fd, const char* from, size_t bytes, const std::filesystem::path& path) {
+  while (bytes > 0) {
+    const ssize_t put = ::write(fd, from, bytes);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail("write", path);
+    from += put;
+    bytes -= static_cast<size_t>(put);
+  }
+}
+
+std::string to_hex(XXH64_hash_t hash) { return fmt::format("{:016x}", hash); }
+
+// A temporary of the same name belongs either to a dead run that had our process id, or to a writer that is alive (another machine on a
+// shared file system, another thread). The lock, which dies with its owner, tells the two apart.
+void remove_stale(const std::filesystem::path& temporary) {
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) {
+    if (errno == ENOENT) return;
+    fail("replace", temporary);
+  }
+  const bool busy = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  close(fd);
+  if (busy) throw std::runtime_error(fmt::format("cannot write {}: someone else is writing it at this moment", temporary.string()));
+  if (unlink(temporary.c_str()) != 0 && errno != ENOENT) fail("replace", temporary);
+}
+
+int create_exclusively(const std::filesystem::path& temporary) {
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+  int fd = open(temporary.c_str(), kFlags, 0666);
+  if (fd < 0 && errno == EEXIST) {
+    remove_stale(temporary);
+    fd = open(temporary.c_str(), kFlags, 0666);
+  }
+  if (fd < 0) fail("create", temporary);
+  flock(fd, LOCK_EX | LOCK_NB);  // a file system without locks loses only the distinction above
+  return fd;
+}
+
+}  // namespace
+
+std::string read_file(const std::filesystem::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  struct stat info {};
+  if (fstat(file.get(), &info) != 0) fail("read", path);
+  // One byte more than the size, so that the end is seen without a second round; pipes report size 0 and grow from there.
+  std::string bytes(static_cast<size_t>(info.st_size) + 1, '\0');
+  size_t filled = 0;
+  while (const size_t got = read_some(file.get(), bytes.data() + filled, bytes.size() - filled, path)) {
+    filled += got;
+    if (filled == bytes.size()) bytes.resize(2 * bytes.size() + kBufferBytes);
+  }
+  bytes.resize(filled);
+  return bytes;
+}
+
+void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const std::filesystem::path place = directory.empty() ? std::filesystem::path(".") : directory;
+  const Descriptor file(place, O_RDONLY | O_DIRECTORY);
+  // Some network file systems cannot sync a directory; there is nothing more that could be done there.
+  if (fsync(file.get()) != 0 && errno != EINVAL && errno != ENOTSUP) fail("sync", place);
+}
+
+std::string xxh3_hex(std::string_view bytes) { return to_hex(XXH3_64bits(bytes.data(), bytes.size())); }
+
+std::string xxh3_hex_of_file(const std::filesystem::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  std::string block(kBufferBytes, '\0');
+  while (const size_t got = read_some(file.get(), block.data(), block.size(), path)) XXH3_64bits_update(state.get(), block.data(), got);
+  return to_hex(XXH3_64bits_digest(state.get()));
+}
+
+AtomicFile::AtomicFile(std::filesystem::path path)
+    : path_(std::move(path)), temporary_(path_.string() + ".tmp." + std::to_string(getpid())), fd_(create_exclusively(temporary_)) {}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  unlink(temporary_.c_str());
+  close(fd_);
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  if (fd_ < 0) throw std::logic_error("write to " + path_.string() + " after its commit");
+  const auto* from = static_cast<const char*>(data);
+  size_bytes_ += bytes;
+  if (buffer_.size() + bytes < kBufferBytes) {
+    buffer_.append(from, bytes);
+    return;
+  }
+  write_all(fd_, buffer_.data(), buffer_.size(), temporary_);
+  buffer_.clear();
+  if (bytes < kBufferBytes)
+    buffer_.append(from, bytes);
+  else
+    write_all(fd_, from, bytes, temporary_);
+}
+
+void AtomicFile::commit() {
+  if (fd_ < 0) throw std::logic_error("second commit of " + path_.string());
+  write_all(fd_, buffer_.data(), buffer_.size(), temporary_);
+  buffer_.clear();
+  if (fsync(fd_) != 0) fail("sync", temporary_);
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename to", path_);
+  // The name is taken from here on: the destructor has nothing left to remove, whatever follows. A failed close says what fsync did not.
+  if (close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail("close", path_);
+  sync_directory(path_.parent_path());
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  const Descriptor file(path, O_RDONLY);
+  struct stat info {};
+  if (fstat(file.get(), &info) != 0) fail("map", path);
+  if (S_ISDIR(info.st_mode)) fail("map", path, EISDIR);
+  size_bytes_ = static_cast<size_t>(info.st_size);
+  if (size_bytes_ == 0) return;
+  void* address = mmap(nullptr, size_bytes_, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (address == MAP_FAILED) fail("map", path);
+  data_ = static_cast<const std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_bytes_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+
+}  // namespace basin

@@ -1,0 +1,49 @@
+#include "configs/signals.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace basin {
+namespace {
+
+constexpr int64_t kSameRequestMs = 1000;
+
+// The handler may touch nothing but lock-free atomics and async-signal-safe calls.
+std::atomic<int> pending{0};
+std::atomic<int64_t> asked_at_ms{0};
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
+
+int64_t now_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+void on_signal(int signal) {
+  int none = 0;
+  if (pending.load() == 0) asked_at_ms.store(now_ms());
+  if (pending.compare_exchange_strong(none, signal)) return;
+  if (now_ms() - asked_at_ms.load() >= kSameRequestMs) _exit(128 + signal);
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  // No SA_RESTART: a read from a terminal or a wait for a child returns with EINTR, so that its caller gets to look at the flag.
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+}
+
+int pending_signal() noexcept { return pending.load(std::memory_order_relaxed); }
+
+void check_interrupt() {
+  if (pending_signal() != 0) throw Interrupted{};
+}
+
+}  // namespace basin

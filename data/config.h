@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "configs/fields.h"
@@ -11,6 +12,8 @@ namespace basin {
 
 /// One dataset of a mixture.
 struct DatasetConfig {
+  static constexpr std::string_view kShorthand = "path";   // a bare scalar in YAML is the path
+
   std::string path;      // PREFIX of PREFIX.bin and PREFIX.idx
   double weight = 1;     // relative share of the samples
 

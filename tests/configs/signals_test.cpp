@@ -1,0 +1,86 @@
+// Each case runs in a process of its own, because a pending signal stays pending.
+#include "configs/signals.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+
+namespace basin {
+namespace {
+
+TEST(SignalsDeathTest, NothingIsPendingAtFirst) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        check_interrupt();
+        std::exit(pending_signal());
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST(SignalsDeathTest, TheFirstSignalIsRemembered) {
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1})
+    EXPECT_EXIT(
+        {
+          install_signal_handlers();
+          raise(signal);
+          try {
+            check_interrupt();
+          } catch (const Interrupted& stop) {
+            std::fputs(stop.what(), stderr);
+            std::exit(pending_signal());
+          }
+          std::exit(99);
+        },
+        testing::ExitedWithCode(signal), "interrupted");
+}
+
+TEST(SignalsDeathTest, AnEchoOfTheSameRequestIsIgnored) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        raise(SIGINT);
+        raise(SIGTERM);
+        raise(SIGINT);
+        std::exit(pending_signal());
+      },
+      testing::ExitedWithCode(SIGINT), "");
+}
+
+TEST(SignalsDeathTest, ALaterSignalEndsTheProcess) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        raise(SIGINT);
+        usleep(1'010'000);
+        raise(SIGTERM);
+        std::exit(99);
+      },
+      testing::ExitedWithCode(128 + SIGTERM), "");
+}
+
+TEST(SignalsDeathTest, BlockingCallsReturn) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        int ends[2];
+        if (pipe(ends) != 0) std::exit(98);
+        const pid_t parent = getpid();
+        if (fork() == 0) {
+          usleep(100'000);
+          kill(parent, SIGINT);
+          _exit(0);
+        }
+        char byte;
+        const ssize_t got = read(ends[0], &byte, 1);
+        std::exit(got == -1 && errno == EINTR ? pending_signal() : 97);
+      },
+      testing::ExitedWithCode(SIGINT), "");
+}
+
+}  // namespace
+}  // namespace basin

@@ -1,0 +1,137 @@
+// Attention with fp32 arithmetic for every instruction set that Highway dispatches to, and the driver that shares the work items out to threads.
+#include <hwy/aligned_allocator.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "model/kernels/cpu/attention_plan.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "model/kernels/cpu/attention.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+
+HWY_BEFORE_NAMESPACE();
+#include "model/kernels/cpu/attention_backward-inl.h"
+#include "model/kernels/cpu/attention_forward-inl.h"
+
+namespace basin::kernels::HWY_NAMESPACE {
+
+void forward_item_float(const ForwardCall<float>& call, const WorkItem& item) { Forward<FloatWords, float>(call, item).run(); }
+void forward_item_bf16(const ForwardCall<Bf16>& call, const WorkItem& item) { Forward<FloatWords, Bf16>(call, item).run(); }
+void backward_item_float(const BackwardCall<float>& call, const WorkItem& item) { Backward<FloatWords, float>(call, item).run(); }
+void backward_item_bf16(const BackwardCall<Bf16>& call, const WorkItem& item) { Backward<FloatWords, Bf16>(call, item).run(); }
+
+}  // namespace basin::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace basin::kernels {
+
+HWY_EXPORT(forward_item_float);
+HWY_EXPORT(forward_item_bf16);
+HWY_EXPORT(backward_item_float);
+HWY_EXPORT(backward_item_bf16);
+
+float* scratch(Buffer which, int64_t floats) {
+  struct Memory {
+    hwy::AlignedFreeUniquePtr<float[]> floats;
+    int64_t size = 0;
+  };
+  thread_local std::array<Memory, static_cast<size_t>(Buffer::kCount)> buffers;
+  Memory& memory = buffers[static_cast<size_t>(which)];
+  if (memory.size < floats) {
+    memory.floats = hwy::AllocateAligned<float>(static_cast<size_t>(floats));
+    memory.size = floats;
+  }
+  return memory.floats.get();
+}
+
+namespace {
+
+/// Parts of an item: one, unless there are too few items for the threads. Depends on shape and thread count only, so reductions keep their order.
+int64_t parts_per_item(const AttentionShape& s) {
+  const int64_t threads = omp_get_max_threads(), items = s.B * s.G;
+  return items % threads == 0 || items >= 8 * threads ? 1 : threads;
+}
+
+template <class Call, class Item>
+void run_items(const Call& call, Item item, int64_t parts) {
+  const int64_t count = call.shape.B * call.shape.G * parts, G = call.shape.G;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t i = 0; i < count; ++i) item(call, WorkItem{i / parts / G, i / parts % G, i % parts, parts});
+}
+
+ForwardItem<float> pick_forward(const float*) { return HWY_DYNAMIC_DISPATCH(forward_item_float); }
+ForwardItem<Bf16> pick_forward(const Bf16*) {
+  const auto item = forward_item_dot_bf16();
+  return item ? item : HWY_DYNAMIC_DISPATCH(forward_item_bf16);
+}
+BackwardItem<float> pick_backward(const float*) { return HWY_DYNAMIC_DISPATCH(backward_item_float); }
+BackwardItem<Bf16> pick_backward(const Bf16*) {
+  const auto item = backward_item_dot_bf16();
+  return item ? item : HWY_DYNAMIC_DISPATCH(backward_item_bf16);
+}
+
+void store(float x, float* to) { *to = x; }
+void store(float x, Bf16* to) {   // rounds to nearest even
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  to->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/// dqkv's queries = sum over parts, in order.
+template <class Float>
+void sum_dq_parts(const BackwardCall<Float>& call, int64_t parts) {
+  const AttentionShape& s = call.shape;
+  const int64_t rows = s.B * s.T, n = s.H * s.K, stride = (s.H + 2 * s.G) * s.K;
+#pragma omp parallel for
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < n; ++i) {
+      float sum = 0;
+      for (int64_t part = 0; part < parts; ++part) sum += call.dq_parts[(part * rows + row) * n + i];
+      store(sum, call.dqkv + row * stride + i);
+    }
+  }
+}
+
+}  // namespace
+
+template <class Float>
+void attention_forward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, Float* out, float* lse) {
+  run_items(ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse}, pick_forward(qkv), parts_per_item(shape));
+}
+
+template <class Float>
+void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const Float* out, const float* lse,
+                        const Float* dout, Float* dqkv, float* dsink_logit) {
+  const int64_t parts = parts_per_item(shape);
+  float* dq_parts = parts > 1 ? scratch(Buffer::kQueryGradientParts, parts * shape.B * shape.T * shape.H * shape.K) : nullptr;
+  double* dsink_parts = dsink_logit ? reinterpret_cast<double*>(scratch(Buffer::kSinkParts, 2 * shape.B * shape.H)) : nullptr;
+  const BackwardCall<Float> call{shape, qkv, cos, sin, sink_logit, out, lse, dout, dqkv, dq_parts, dsink_parts};
+  run_items(call, pick_backward(qkv), parts);
+  if (parts > 1) sum_dq_parts(call, parts);
+  for (int64_t h = 0; dsink_logit && h < shape.H; ++h) {
+    double sum = 0;
+    for (int64_t b = 0; b < shape.B; ++b) sum += dsink_parts[b * shape.H + h];
+    dsink_logit[h] = static_cast<float>(sum);
+  }
+}
+
+template void attention_forward(const AttentionShape&, const float*, const float*, const float*, const float*, float*, float*);
+template void attention_forward(const AttentionShape&, const Bf16*, const float*, const float*, const float*, Bf16*, float*);
+template void attention_backward(const AttentionShape&, const float*, const float*, const float*, const float*, const float*, const float*, const float*, float*, float*);
+template void attention_backward(const AttentionShape&, const Bf16*, const float*, const float*, const float*, const Bf16*, const float*, const Bf16*, Bf16*, float*);
+
+const char* instruction_set() {
+  if (forward_item_dot_bf16()) return "AVX3+BF16";
+  const int64_t supported = hwy::SupportedTargets() & HWY_TARGETS;
+  return hwy::TargetName(supported & -supported);   // the lowest bit is the best target
+}
+
+}  // namespace basin::kernels
+#endif

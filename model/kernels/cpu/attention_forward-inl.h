@@ -1,0 +1,147 @@
+// Forward attention of one work item, in the manner of FlashAttention (arXiv 2205.14135): tiles of kKeys keys by kQueries queries, running maximum and
+// sum per query. Scores are computed transposed, S[key][query], queries across the vector lanes: maxima, sums and rescaling then need no
+// horizontal step, and P^T is the next product's right operand as it stands. Scores are in units of log 2, so that exp2 serves.
+#if defined(BASIN_ATTENTION_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef BASIN_ATTENTION_FORWARD_INL_H_
+#undef BASIN_ATTENTION_FORWARD_INL_H_
+#else
+#define BASIN_ATTENTION_FORWARD_INL_H_
+#endif
+
+#include "model/kernels/cpu/attention_pack-inl.h"
+
+namespace basin::kernels::HWY_NAMESPACE {
+namespace {
+
+constexpr float kHidden = -1e30f;   // the score of a masked key: exp2(kHidden - m) is 0 and, unlike infinity, kHidden - kHidden is a number
+
+template <class Policy, class Float>
+class Forward {
+ public:
+  Forward(const ForwardCall<Float>& call, const WorkItem& item)
+      : call_(call), item_(item), lay_(call.shape), keys_(key_scratch(lay_, Buffer::kKeyRows)), values_(key_scratch(lay_, Buffer::kValuePairs)),
+        queries_(scratch(Buffer::kQueryByWord, lay_.by_word())), scores_(scratch(Buffer::kScores, kKeys * kQueries)),
+        pairs_(scratch(Buffer::kPairs, kKeys * kQueries)), out_(scratch(Buffer::kTile, lay_.k_rows * kQueries)) {}
+
+  void run() {
+    const AttentionShape& s = call_.shape;
+    const int64_t heads = s.H + 2 * s.G, group = s.H / s.G;
+    const Transform plain{call_.cos, call_.sin, 0, 1.0f, 1.0f}, rotate{call_.cos, call_.sin, lay_.half, 1.0f, 1.0f};
+    pack_keys(lay_, rotate, head_of(call_.qkv, item_.b, s.H + item_.g, heads, s), keys_, nullptr);
+    pack_keys(lay_, plain, head_of(call_.qkv, item_.b, s.H + s.G + item_.g, heads, s), nullptr, values_);
+    for (int64_t h = item_.g * group; h < (item_.g + 1) * group; ++h)
+      for (int64_t block = item_.part; block < lay_.blocks; block += item_.parts) attend(h, block);
+  }
+
+ private:
+  const Floats d;
+
+  /// One block of queries of head h against all keys that it sees.
+  void attend(int64_t h, int64_t block) {
+    const AttentionShape& s = call_.shape;
+    const float scale = 1.4426950408889634f / std::sqrt(static_cast<float>(s.K));
+    float* rows = scratch(Buffer::kRows, kQueries * lay_.row);
+    load_queries(lay_, Transform{call_.cos, call_.sin, lay_.half, 1.0f, scale}, head_of(call_.qkv, item_.b, h, s.H + 2 * s.G, s), block, rows);
+    pack_by_word(lay_, rows, queries_);
+    const bool sink = call_.sink_logit != nullptr;   // a key in front of all others, with value 0
+    for (int v = 0; v < 2; ++v) {
+      max_[v] = hn::Set(d, sink ? call_.sink_logit[h] * 1.4426950408889634f : kHidden);
+      sum_[v] = hn::Set(d, sink ? 1.0f : 0.0f);
+    }
+    std::fill(out_, out_ + lay_.k_rows * kQueries, 0.0f);
+    const int64_t visible = lay_.visible_keys(block);
+    for (int64_t key = 0; key < visible; key += kKeys) {
+      const int64_t count = std::min(kKeys, visible - key);
+      const V rescale0 = max_[0], rescale1 = max_[1];
+      score(key, count, lay_.first_query(block));
+      exponentiate(count, exp2<Policy::kExpDegree>(hn::Sub(rescale0, max_[0])), exp2<Policy::kExpDegree>(hn::Sub(rescale1, max_[1])));
+      for (int64_t k = 0; k < lay_.k_rows; k += kRows)
+        multiply_add_to<Policy, Floats, 2>(d, Left{values_ + key / Policy::kPair * lay_.k_rows + k, 1, lay_.k_rows}, pairs_, kQueries, count / Policy::kPair,
+                                           out_ + k * kQueries, kQueries);
+    }
+    finish(h, block, rows);
+  }
+
+  /// scores_ (count, kQueries) of the keys from `key` on, masked; max_ brought up to date.
+  void score(int64_t key, int64_t count, int64_t first_query) {
+    V max0 = max_[0], max1 = max_[1];
+    const V query0 = hn::Iota(d, static_cast<float>(first_query)), query1 = hn::Iota(d, static_cast<float>(first_query + kLanes));
+    for (int64_t r = 0; r < count; r += kRows) {
+      V s[kRows][2];
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) s[m][0] = s[m][1] = hn::Zero(d);
+      multiply_add<Policy>(d, Left{keys_ + (key + r) * lay_.words, lay_.words, 1}, queries_, kQueries, lay_.words, s);
+      if (key + r + kRows - 1 > first_query) {
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) {
+          const V at = hn::Set(d, static_cast<float>(key + r + m));
+          s[m][0] = hn::IfThenElse(hn::Ge(query0, at), s[m][0], hn::Set(d, kHidden));
+          s[m][1] = hn::IfThenElse(hn::Ge(query1, at), s[m][1], hn::Set(d, kHidden));
+        }
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        max0 = hn::Max(max0, s[m][0]);
+        max1 = hn::Max(max1, s[m][1]);
+        hn::Store(s[m][0], d, scores_ + (r + m) * kQueries);
+        hn::Store(s[m][1], d, scores_ + (r + m) * kQueries + kLanes);
+      }
+    }
+    max_[0] = max0;
+    max_[1] = max1;
+  }
+
+  /// scores_ -> probabilities in pairs_; sums and outputs so far are rescaled to the new maximum.
+  void exponentiate(int64_t count, V rescale0, V rescale1) {
+    V sum0 = hn::Mul(sum_[0], rescale0), sum1 = hn::Mul(sum_[1], rescale1);
+    for (int64_t r = 0; r < count; r += kRows) {
+      V p[kRows][2];
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        p[m][0] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries), max_[0]));
+        p[m][1] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries + kLanes), max_[1]));
+        sum0 = hn::Add(sum0, p[m][0]);
+        sum1 = hn::Add(sum1, p[m][1]);
+      }
+      Policy::store_pairs(p, pairs_ + r / Policy::kPair * kQueries);
+    }
+    sum_[0] = sum0;
+    sum_[1] = sum1;
+    for (float* o = out_; o != out_ + lay_.k_rows * kQueries; o += kQueries) {
+      hn::Store(hn::Mul(hn::Load(d, o), rescale0), d, o);
+      hn::Store(hn::Mul(hn::Load(d, o + kLanes), rescale1), d, o + kLanes);
+    }
+  }
+
+  /// Divides by the sums and writes the block's rows of out and lse.
+  void finish(int64_t h, int64_t block, float* rows) {
+    const AttentionShape& s = call_.shape;
+    const V inverse0 = hn::Div(hn::Set(d, 1.0f), sum_[0]), inverse1 = hn::Div(hn::Set(d, 1.0f), sum_[1]);
+    for (float* o = out_; o != out_ + lay_.k_rows * kQueries; o += kQueries) {
+      hn::Store(hn::Mul(hn::Load(d, o), inverse0), d, o);
+      hn::Store(hn::Mul(hn::Load(d, o + kLanes), inverse1), d, o + kLanes);
+    }
+    transpose(out_, kQueries, lay_.K, kQueries, rows, lay_.row);
+    alignas(64) float lse[kQueries];
+    for (int v = 0; v < 2; ++v)
+      hn::Store(hn::MulAdd(max_[v], hn::Set(d, 0.6931471805599453f), hn::Log(d, sum_[v])), d, lse + v * kLanes);
+    const Head<Float> out = head_of(call_.out, item_.b, h, s.H, s);
+    const int64_t first = lay_.first_query(block);
+    for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i) {
+      transform_row(Transform{call_.cos, call_.sin, 0, 1.0f, 1.0f}, first + i, rows + i * lay_.row, out.at(first + i), lay_.K);
+      call_.lse[(item_.b * s.H + h) * s.T + first + i] = lse[i];
+    }
+  }
+
+  const ForwardCall<Float>& call_;
+  const WorkItem& item_;
+  const Layout<Policy> lay_;
+  float *keys_, *values_;              // (keys, words); (keys / kPair, k_rows)
+  float *queries_, *scores_, *pairs_;  // (words, kQueries); (kKeys, kQueries); (kKeys / kPair, kQueries)
+  float* out_;                         // (k_rows, kQueries), O^T of the block
+  V max_[2], sum_[2];                  // per query of the block
+};
+
+}  // namespace
+}  // namespace basin::kernels::HWY_NAMESPACE
+#endif

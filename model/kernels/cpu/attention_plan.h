@@ -1,0 +1,59 @@
+// What the attention kernels of all instruction sets share: the arguments of a call, the work items that run in parallel, scratch memory.
+// Plain C++, compiled for the baseline instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "model/kernels/cpu/kernels.h"
+
+namespace basin::kernels {
+
+/// Arguments of attention_forward (kernels.h).
+template <class Float>
+struct ForwardCall {
+  AttentionShape shape;
+  const Float* qkv;
+  const float *cos, *sin, *sink_logit;
+  Float* out;
+  float* lse;
+};
+
+/// Arguments of attention_backward (kernels.h), and where the parts of a split item leave what has to be summed afterwards.
+template <class Float>
+struct BackwardCall {
+  AttentionShape shape;
+  const Float* qkv;
+  const float *cos, *sin, *sink_logit;
+  const Float* out;
+  const float* lse;
+  const Float* dout;
+  Float* dqkv;
+  float* dq_parts;       // (parts, B, T, H K), used when an item has more than one part
+  double* dsink_parts;   // (B, H) or null
+};
+
+/// One unit of parallel work: the query heads that share key/value head g of sample b; of these, part `part` of `parts` (forward: every parts-th
+/// block of queries; backward: every parts-th block of keys).
+struct WorkItem {
+  int64_t b, g, part, parts;
+};
+
+template <class Float>
+using ForwardItem = void (*)(const ForwardCall<Float>&, const WorkItem&);
+template <class Float>
+using BackwardItem = void (*)(const BackwardCall<Float>&, const WorkItem&);
+
+/// The AVX512-BF16 kernels of attention_bf16.cpp, or null where the processor or the build has none.
+ForwardItem<Bf16> forward_item_dot_bf16();
+BackwardItem<Bf16> backward_item_dot_bf16();
+
+/// Scratch buffers of a thread, by use. A buffer keeps its memory from call to call and grows when asked for more; its contents are undefined.
+enum class Buffer {
+  kKeyRows, kKeyPairs, kValueRows, kValuePairs, kRows, kWords, kQueryByWord, kQueryByRow, kDoutByWord, kDoutByRow,
+  kScores, kProbabilityRows, kGradientRows, kPairs, kTile, kKeyGradient, kValueGradient, kStatistics, kQueryGradientParts, kSinkParts, kCount
+};
+
+/// At least `floats` floats, 64-byte aligned, of the calling thread.
+float* scratch(Buffer which, int64_t floats);
+
+}  // namespace basin::kernels

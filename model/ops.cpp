@@ -1,0 +1,291 @@
+// Chooses the fused CPU kernel or the reference for each op, and gives the kernels their gradients.
+#include "model/ops.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "model/kernels/cpu/kernels.h"
+
+namespace basin::ops {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<at::Tensor>;
+
+thread_local bool t_reference = false;
+
+bool fused(const at::Tensor& x) {
+  return !t_reference && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
+
+OptionalTensor optional(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
+at::Tensor tensor(const OptionalTensor& x) { return x.value_or(at::Tensor()); }
+at::Tensor to_float(const at::Tensor& x) { return x.defined() ? x.to(at::kFloat).contiguous() : x; }
+
+// Calls `body` with a value of the kernels' element type that matches the tensor.
+template <class Body>
+void with_element_type(const at::Tensor& x, Body&& body) {
+  if (x.scalar_type() == at::kFloat) {
+    body(float{});
+  } else {
+    body(kernels::Bf16{});
+  }
+}
+
+template <class Element>
+const Element* in(const at::Tensor& x) {
+  return x.defined() ? static_cast<const Element*>(x.const_data_ptr()) : nullptr;
+}
+template <class Element>
+Element* out(const at::Tensor& x) {
+  return x.defined() ? static_cast<Element*>(x.mutable_data_ptr()) : nullptr;
+}
+
+// Norm, with the residual add when `delta` is there. Returns {h, y}; h is x itself without delta.
+struct FusedNorm : Function<FusedNorm> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_in, const OptionalTensor& delta_in, const at::Tensor& weight,
+                               const OptionalTensor& bias, bool is_rms, double eps) {
+    const at::Tensor x = x_in.contiguous(), delta = delta_in ? delta_in->contiguous() : at::Tensor();
+    const int64_t D = x.size(-1), rows = x.numel() / D;
+    at::Tensor h = delta.defined() ? at::empty_like(x) : x, y = at::empty_like(x);
+    at::Tensor stats = at::empty({rows, 2}, x.options().dtype(at::kFloat));
+    with_element_type(x, [&](auto element) {
+      using E = decltype(element);
+      kernels::norm_forward<E>(rows, D, is_rms, static_cast<float>(eps), in<E>(x), in<E>(delta), in<E>(weight), in<E>(tensor(bias)),
+                               delta.defined() ? out<E>(h) : nullptr, out<E>(y), out<float>(stats));
+    });
+    ctx->save_for_backward({h, weight, stats});
+    ctx->saved_data["is_rms"] = is_rms;
+    ctx->saved_data["has_delta"] = delta.defined();
+    ctx->saved_data["has_bias"] = bias.has_value();
+    ctx->set_materialize_grads(false);
+    if (delta.defined()) return {h, y};
+    return {y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &h = saved[0], &weight = saved[1], &stats = saved[2];
+    const bool has_delta = ctx->saved_data["has_delta"].toBool(), has_bias = ctx->saved_data["has_bias"].toBool();
+    const at::Tensor dh = has_delta && grads[0].defined() ? grads[0].contiguous() : at::Tensor();
+    if (!grads.back().defined()) return {dh, dh, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    const at::Tensor dy = grads.back().contiguous();
+    const int64_t D = h.size(-1), rows = h.numel() / D;
+    at::Tensor dx = at::empty_like(h);
+    at::Tensor dweight = at::empty({D}, stats.options()), dbias = has_bias ? at::empty({D}, stats.options()) : at::Tensor();
+    with_element_type(h, [&](auto element) {
+      using E = decltype(element);
+      kernels::norm_backward<E>(rows, D, ctx->saved_data["is_rms"].toBool(), in<E>(h), in<E>(weight), in<float>(stats), in<E>(dy), in<E>(dh),
+                                out<E>(dx), out<float>(dweight), out<float>(dbias));
+    });
+    return {dx, has_delta ? dx : at::Tensor(), dweight.to(weight.scalar_type()), has_bias ? dbias.to(weight.scalar_type()) : dbias,
+            at::Tensor(), at::Tensor()};
+  }
+};
+
+struct FusedAttention : Function<FusedAttention> {
+  static kernels::AttentionShape shape_of(const at::Tensor& qkv, const HeadShape& s, const at::Tensor& cos) {
+    return {qkv.size(0), qkv.size(1), s.heads, s.kv_heads, s.head_size, cos.defined() ? 2 * cos.size(-1) : 0};
+  }
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_in, int64_t H, int64_t G, int64_t K, const OptionalTensor& cos_in,
+                            const OptionalTensor& sin_in, const OptionalTensor& sink_logit) {
+    const at::Tensor qkv = qkv_in.contiguous(), cos = to_float(tensor(cos_in)), sin = to_float(tensor(sin_in));
+    const at::Tensor logit = to_float(tensor(sink_logit));
+    const kernels::AttentionShape shape = shape_of(qkv, {H, G, K}, cos);
+    at::Tensor y = at::empty({shape.B, shape.T, H * K}, qkv.options());
+    at::Tensor lse = at::empty({shape.B, H, shape.T}, qkv.options().dtype(at::kFloat));
+    with_element_type(qkv, [&](auto element) {
+      using E = decltype(element);
+      kernels::attention_forward<E>(shape, in<E>(qkv), in<float>(cos), in<float>(sin), in<float>(logit), out<E>(y), out<float>(lse));
+    });
+    ctx->save_for_backward({qkv, cos, sin, logit, y, lse});
+    ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
+    if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &cos = saved[1], &sin = saved[2], &logit = saved[3], &y = saved[4], &lse = saved[5];
+    const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
+    const kernels::AttentionShape shape = shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
+    const at::Tensor dy = grads[0].contiguous();
+    at::Tensor dqkv = at::empty_like(qkv), dlogit = logit.defined() ? at::empty_like(logit) : at::Tensor();
+    with_element_type(qkv, [&](auto element) {
+      using E = decltype(element);
+      kernels::attention_backward<E>(shape, in<E>(qkv), in<float>(cos), in<float>(sin), in<float>(logit), in<E>(y), in<float>(lse), in<E>(dy),
+                                     out<E>(dqkv), out<float>(dlogit));
+    });
+    if (dlogit.defined()) dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
+    return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};
+  }
+};
+
+struct FusedSwiglu : Function<FusedSwiglu> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up_in) {
+    const at::Tensor gate_up = gate_up_in.contiguous();
+    std::vector<int64_t> sizes = gate_up.sizes().vec();
+    const int64_t F = sizes.back() /= 2;
+    at::Tensor y = at::empty(sizes, gate_up.options());
+    with_element_type(y, [&](auto element) {
+      using E = decltype(element);
+      kernels::swiglu_forward<E>(y.numel() / F, F, in<E>(gate_up), out<E>(y));
+    });
+    ctx->save_for_backward({gate_up});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const at::Tensor gate_up = ctx->get_saved_variables()[0], dy = grads[0].contiguous();
+    at::Tensor dgate_up = at::empty_like(gate_up);
+    const int64_t F = dy.size(-1);
+    with_element_type(dy, [&](auto element) {
+      using E = decltype(element);
+      kernels::swiglu_backward<E>(dy.numel() / F, F, in<E>(gate_up), in<E>(dy), out<E>(dgate_up));
+    });
+    return {dgate_up};
+  }
+};
+
+struct FusedGelu : Function<FusedGelu> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_in) {
+    const at::Tensor x = x_in.contiguous();
+    at::Tensor y = at::empty_like(x);
+    with_element_type(x, [&](auto element) {
+      using E = decltype(element);
+      kernels::gelu_forward<E>(x.numel(), in<E>(x), out<E>(y));
+    });
+    ctx->save_for_backward({x});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const at::Tensor x = ctx->get_saved_variables()[0], dy = grads[0].contiguous();
+    at::Tensor dx = at::empty_like(x);
+    with_element_type(x, [&](auto element) {
+      using E = decltype(element);
+      kernels::gelu_backward<E>(x.numel(), in<E>(x), in<E>(dy), out<E>(dx));
+    });
+    return {dx};
+  }
+};
+
+// Rows of logits that exist at once: about 4 M of them, so that large vocabularies stay in the outer cache.
+int64_t loss_chunk_rows(int64_t rows, int64_t V) { return std::min(rows, std::clamp<int64_t>((4 << 20) / V, 128, 4096)); }
+
+// The gradients are computed in the forward pass, while the logits of a chunk exist; backward only scales them.
+struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_in, const at::Tensor& weight, const at::Tensor& targets_in, bool with_gradient) {
+    const at::Tensor hidden = hidden_in.contiguous(), targets = targets_in.contiguous();
+    const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(N, V);
+    at::Tensor nll = at::empty({N}, hidden.options().dtype(at::kFloat));
+    at::Tensor dhidden, dweight;
+    if (with_gradient) dhidden = at::empty_like(hidden);
+    at::Tensor buffer = at::empty({chunk, V}, hidden.options());
+    for (int64_t begin = 0; begin < N; begin += chunk) {
+      const int64_t rows = std::min(chunk, N - begin);
+      const at::Tensor x = hidden.narrow(0, begin, rows);
+      at::Tensor logits = buffer.narrow(0, 0, rows);
+      at::mm_out(logits, x, weight.t());
+      with_element_type(hidden, [&](auto element) {
+        using E = decltype(element);
+        kernels::cross_entropy_in_place<E>(rows, V, out<E>(logits), in<int64_t>(targets) + begin, 1.0f / static_cast<float>(N), out<float>(nll) + begin);
+      });
+      if (!with_gradient) continue;
+      at::Tensor dx = dhidden.narrow(0, begin, rows);
+      at::mm_out(dx, logits, weight);
+      const at::Tensor dw = at::mm(logits.t(), x);
+      if (rows == N) {
+        dweight = dw;
+      } else if (begin == 0) {
+        dweight = dw.to(at::kFloat);
+      } else {
+        dweight.add_(dw);
+      }
+    }
+    if (with_gradient) ctx->save_for_backward({dhidden, dweight.to(weight.scalar_type())});
+    return nll.mean();
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const double scale = grads[0].item<double>();
+    if (scale == 1) return {saved[0], saved[1], at::Tensor(), at::Tensor()};
+    return {saved[0] * scale, saved[1] * scale, at::Tensor(), at::Tensor()};
+  }
+};
+
+struct FusedEmbedding : Function<FusedEmbedding> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& ids, const at::Tensor& weight) {
+    ctx->save_for_backward({ids.contiguous(), weight});
+    return at::embedding(weight, ids);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &ids = saved[0], &weight = saved[1], dy = grads[0].contiguous();
+    at::Tensor dweight = at::zeros(weight.sizes(), weight.options().dtype(at::kFloat));
+    with_element_type(dy, [&](auto element) {
+      using E = decltype(element);
+      kernels::embedding_backward<E>(ids.numel(), weight.size(1), in<int64_t>(ids), in<E>(dy), out<float>(dweight));
+    });
+    return {at::Tensor(), dweight.to(weight.scalar_type())};
+  }
+};
+
+}  // namespace
+
+ReferenceGuard::ReferenceGuard() : before_(t_reference) { t_reference = true; }
+ReferenceGuard::~ReferenceGuard() { t_reference = before_; }
+
+at::Tensor norm(const at::Tensor& x, const Norm& n) {
+  if (!fused(x)) return reference::norm(x, n);
+  return FusedNorm::apply(x, OptionalTensor(), n.weight, optional(n.bias), n.kind == NormKind::kRms, n.eps)[0];
+}
+
+std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& n) {
+  if (!fused(x)) return reference::add_norm(x, delta, n);
+  const variable_list both = FusedNorm::apply(x, OptionalTensor(delta), n.weight, optional(n.bias), n.kind == NormKind::kRms, n.eps);
+  return {both[0], both[1]};
+}
+
+at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
+  if (!fused(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
+  return FusedAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
+}
+
+at::Tensor swiglu(const at::Tensor& gate_up) { return fused(gate_up) ? FusedSwiglu::apply(gate_up) : reference::swiglu(gate_up); }
+
+at::Tensor gelu(const at::Tensor& x) { return fused(x) ? FusedGelu::apply(x) : reference::gelu(x); }
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
+  if (!fused(hidden)) return reference::linear_cross_entropy(hidden, weight, targets);
+  const bool with_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+  return FusedLinearCrossEntropy::apply(hidden, weight, targets, with_gradient);
+}
+
+at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {
+  return fused(weight) ? FusedEmbedding::apply(ids, weight) : reference::embedding(ids, weight);
+}
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) { return at::linear(x, weight, optional(bias)); }
+
+void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published) {
+  const bool bf16_copy = !published.defined() || published.scalar_type() == at::kBFloat16;
+  if (!fused(master) || !bf16_copy) return reference::adamw(a, grad, master, m, v, published);
+  const double steps = static_cast<double>(a.step);
+  const kernels::AdamWStep step{
+      static_cast<float>(a.lr),         static_cast<float>(a.beta1),        static_cast<float>(a.beta2),
+      static_cast<float>(a.eps),        static_cast<float>(a.weight_decay), static_cast<float>(a.grad_scale),
+      static_cast<float>(1 - std::pow(a.beta1, steps)), static_cast<float>(1 - std::pow(a.beta2, steps))};
+  kernels::adamw(step, master.numel(), in<float>(grad), out<float>(master), out<float>(m), out<float>(v), out<kernels::Bf16>(published));
+}
+
+}  // namespace basin::ops

@@ -1,0 +1,41 @@
+#include "model/rope.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <numbers>
+
+namespace basin {
+
+ops::Rotary rotary_table(const ModelConfig& config, const at::Tensor& positions) {
+  const int64_t half = config.rotary_size() / 2;
+  if (half == 0) return {};
+  const at::Tensor at_N = positions.to(at::kCPU, at::kLong).contiguous();
+  const int64_t N = at_N.numel();
+  at::Tensor cos_NR = at::empty({N, half}, at::kFloat), sin_NR = at::empty({N, half}, at::kFloat);
+  const int64_t* position = at_N.const_data_ptr<int64_t>();
+  float* cos = cos_NR.mutable_data_ptr<float>();
+  float* sin = sin_NR.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < half; ++i) {
+    const double frequency = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
+    for (int64_t n = 0; n < N; ++n) {
+      const double angle = std::fmod(static_cast<double>(position[n]) * frequency, 2 * std::numbers::pi);
+      cos[n * half + i] = static_cast<float>(std::cos(angle));
+      sin[n * half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return {cos_NR.to(positions.device()), sin_NR.to(positions.device())};
+}
+
+at::Tensor apply_rotary(const at::Tensor& x_NHK, const ops::Rotary& rotary) {
+  if (!rotary.cos.defined()) return x_NHK;
+  const int64_t half = rotary.cos.size(-1), K = x_NHK.size(-1);
+  const at::ScalarType math = x_NHK.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor cos = rotary.cos.to(math).unsqueeze(-2), sin = rotary.sin.to(math).unsqueeze(-2);
+  const at::Tensor x = x_NHK.to(math);
+  const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
+  return at::cat({x1 * cos - x2 * sin, x2 * cos + x1 * sin, x.narrow(-1, 2 * half, K - 2 * half)}, -1)
+      .to(x_NHK.scalar_type());
+}
+
+}  // namespace basin

@@ -1,0 +1,127 @@
+#include "model/transformer.h"
+
+#include <ATen/ATen.h>
+
+#include <map>
+
+#include "model/parameters.h"
+#include "model/rope.h"
+
+namespace basin {
+
+namespace {
+
+// Each tensor begins at a multiple of this many elements: a cache line at least, whatever the dtype.
+constexpr int64_t kAlignment = 64;
+
+int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
+
+ops::Norm make_norm(const ModelConfig& config, const at::Tensor& weight, const at::Tensor& bias) {
+  return {config.is_llama() ? ops::NormKind::kRms : ops::NormKind::kLayer, weight, bias, config.norm_eps};
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, at::Device device) : config_(config) {
+  const at::TensorOptions options = at::TensorOptions().dtype(dtype).device(device);
+  const std::vector<ParameterShape> shapes = parameter_shapes(config);
+  int64_t size = 0;
+  for (const bool decay : {true, false}) {
+    for (const ParameterShape& p : shapes) {
+      if (p.decay != decay) continue;
+      parameters_.push_back({p.name, at::Tensor(), size, decay});
+      size += aligned(c10::multiply_integers(p.shape));
+    }
+    if (decay) decayed_size_ = size;
+  }
+  flat_ = at::zeros({size}, options);
+  std::map<std::string, std::vector<int64_t>> shape_of;
+  for (const ParameterShape& p : shapes) shape_of[p.name] = p.shape;
+  std::map<std::string, at::Tensor> by_name;
+  for (Parameter& p : parameters_) {
+    const std::vector<int64_t>& shape = shape_of[p.name];
+    p.tensor = flat_.narrow(0, p.offset, c10::multiply_integers(shape)).view(shape);
+    by_name[p.name] = p.tensor;
+  }
+  const auto take = [&](const std::string& name) { return by_name.count(name) ? by_name[name] : at::Tensor(); };
+
+  embedding_ = take("embedding.weight");
+  head_ = config.tie_word_embeddings ? embedding_ : take("head.weight");
+  final_norm_ = make_norm(config, take("final_norm.weight"), take("final_norm.bias"));
+  for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
+    const std::string at_l = "layers." + std::to_string(l) + ".";
+    layers_.push_back({make_norm(config, take(at_l + "attention_norm.weight"), take(at_l + "attention_norm.bias")),
+                       make_norm(config, take(at_l + "mlp_norm.weight"), take(at_l + "mlp_norm.bias")),
+                       take(at_l + "qkv.weight"), take(at_l + "qkv.bias"),
+                       take(at_l + "attention_out.weight"), take(at_l + "attention_out.bias"),
+                       take(at_l + "up.weight"), take(at_l + "up.bias"),
+                       take(at_l + "down.weight"), take(at_l + "down.bias"),
+                       take(at_l + "sink_logit")});
+  }
+  if (config.sink.kind == SinkKind::kZero) zero_logit_ = at::zeros({config.heads()}, options.dtype(at::kFloat));
+  if (config.sink.tokens() > 0) sink_ids_ = at::tensor(config.sink.ids(), at::kLong).to(device);
+}
+
+at::Tensor Transformer::mlp(const Layer& layer, const at::Tensor& x) const {
+  const at::Tensor up = ops::linear(x, layer.up_weight, layer.up_bias);
+  return ops::linear(config_.is_llama() ? ops::swiglu(up) : ops::gelu(up), layer.down_weight, layer.down_bias);
+}
+
+at::Tensor Transformer::hidden_states(const at::Tensor& ids, const LayerAttention& attend) const {
+  const bool parallel = !config_.is_llama() && config_.use_parallel_residual;
+  at::Tensor x = ops::embedding(ids, embedding_), delta, normed;   // (B, T, D); `delta` is what the block before adds
+  const auto add_norm = [&](const ops::Norm& n) {
+    if (delta.defined()) {
+      std::tie(x, normed) = ops::add_norm(x, delta, n);
+    } else {
+      normed = ops::norm(x, n);
+    }
+  };
+  for (int64_t l = 0; l < config_.num_hidden_layers; ++l) {
+    const Layer& layer = layers_[l];
+    add_norm(layer.attention_norm);
+    const at::Tensor attended = ops::linear(attend(l, ops::linear(normed, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
+    if (parallel) {
+      delta = attended + mlp(layer, ops::norm(x, layer.mlp_norm));
+    } else {
+      delta = attended;
+      add_norm(layer.mlp_norm);
+      delta = mlp(layer, normed);
+    }
+  }
+  add_norm(final_norm_);
+  return normed;
+}
+
+at::Tensor Transformer::logits(const at::Tensor& hidden) const { return ops::linear(hidden, head_, {}); }
+
+at::Tensor Transformer::decode(const at::Tensor& ids, const LayerAttention& attend) const { return logits(hidden_states(ids, attend).select(1, -1)); }
+
+LayerAttention Transformer::causal_attention(int64_t positions) const {
+  if (config_.rotary_size() > 0 && (!rotary_.cos.defined() || rotary_.cos.size(0) < positions)) {
+    rotary_ = rotary_table(config_, at::arange(positions, at::TensorOptions(at::kLong).device(device())));
+  }
+  ops::Rotary rotary = rotary_;
+  if (rotary.cos.defined()) rotary = {rotary.cos.narrow(0, 0, positions), rotary.sin.narrow(0, 0, positions)};
+  return [this, rotary](int64_t layer, const at::Tensor& qkv) { return ops::attention(qkv, head_shape(), rotary, sink_logit(layer)); };
+}
+
+at::Tensor Transformer::with_sinks(const at::Tensor& ids) const {
+  if (!sink_ids_.defined()) return ids;
+  return at::cat({sink_ids_.expand({ids.size(0), sink_ids_.size(0)}), ids}, 1);
+}
+
+at::Tensor Transformer::loss(const at::Tensor& samples) const {
+  const int64_t T = samples.size(1) - 1, S = config_.sink.tokens();
+  const at::Tensor hidden = hidden_states(with_sinks(samples.narrow(1, 0, T)), causal_attention(S + T));
+  const at::Tensor predicted = hidden.narrow(1, S, T).reshape({-1, config_.hidden_size});   // no loss at the sinks
+  return ops::linear_cross_entropy(predicted, head_, samples.narrow(1, 1, T).reshape({-1}));
+}
+
+at::Tensor Transformer::sink_logit(int64_t layer) const {
+  return config_.sink.kind == SinkKind::kZero ? zero_logit_ : layers_[layer].sink_logit;
+}
+
+ops::HeadShape Transformer::head_shape() const { return {config_.heads(), config_.kv_heads(), config_.head_size()}; }
+
+}  // namespace basin

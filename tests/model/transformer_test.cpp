@@ -1,0 +1,157 @@
+// The decoder: fp64 gradient checks for every family and sink kind, the sink's definition, fused against reference.
+#include "model/transformer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+namespace basin {
+namespace {
+
+ModelConfig tiny(ModelType type, SinkKind kind, int64_t count = 1) {
+  ModelConfig c;
+  c.model_type = type;
+  c.vocab_size = 24;
+  c.hidden_size = 16;
+  c.num_hidden_layers = 2;
+  c.num_attention_heads = 4;
+  c.num_key_value_heads = type == ModelType::kLlama ? 2 : 0;
+  c.intermediate_size = 24;
+  c.partial_rotary_factor = type == ModelType::kLlama ? 1 : 0.5;
+  c.sink.kind = kind;
+  c.sink.count = count;
+  return c;
+}
+
+// A model with every parameter random (norms and biases too), large enough that nothing hides.
+Transformer random_model(const ModelConfig& config, at::ScalarType dtype, double scale = 0.4) {
+  Transformer model(config, dtype, at::kCPU);
+  at::manual_seed(3);
+  for (const Parameter& p : model.parameters()) {
+    at::Tensor t = p.tensor;
+    t.copy_(at::randn(t.sizes(), at::kDouble) * scale + (p.name.find("norm.weight") != std::string::npos ? 1.0 : 0.0));
+    t.set_requires_grad(true);
+  }
+  return model;
+}
+
+at::Tensor samples(int64_t B, int64_t T, int64_t V) {
+  at::manual_seed(4);
+  return at::randint(6, V, {B, T + 1}, at::kLong);
+}
+
+std::vector<ModelConfig> all_kinds() {
+  std::vector<ModelConfig> all;
+  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox}) {
+    for (const SinkKind kind : {SinkKind::kNone, SinkKind::kZero, SinkKind::kLogit}) all.push_back(tiny(type, kind));
+    for (const int64_t count : {1, 2, 4}) all.push_back(tiny(type, SinkKind::kToken, count));
+  }
+  all.push_back(tiny(ModelType::kGptNeox, SinkKind::kToken));
+  all.back().use_parallel_residual = false;
+  all.back().attention_bias = false;
+  all.push_back(tiny(ModelType::kLlama, SinkKind::kToken));
+  all.back().tie_word_embeddings = true;
+  return all;
+}
+
+std::string describe(const ModelConfig& c) {
+  return std::string(enum_name(c.model_type)) + " sink " + std::string(enum_name(c.sink.kind)) + " x" + std::to_string(c.sink.count);
+}
+
+TEST(Transformer, GradientsAreExactForEveryFamilyAndSink) {
+  for (const ModelConfig& config : all_kinds()) {
+    Transformer model = random_model(config, at::kDouble);
+    const at::Tensor batch = samples(2, 6, config.vocab_size);
+    torch::autograd::backward({model.loss(batch)}, {});
+    at::NoGradGuard no_grad;
+    for (const Parameter& p : model.parameters()) {
+      at::Tensor flat = p.tensor.view({-1});
+      const at::Tensor gradient = p.tensor.grad().view({-1});
+      // The largest entry and one in the middle: a wrong formula shows in both.
+      for (const int64_t j : {gradient.abs().argmax().item<int64_t>(), flat.numel() / 2}) {
+        const double before = flat[j].item<double>(), step = 1e-5;
+        flat[j] = before + step;
+        const double up = model.loss(batch).item<double>();
+        flat[j] = before - step;
+        const double down = model.loss(batch).item<double>();
+        flat[j] = before;
+        EXPECT_NEAR(gradient[j].item<double>(), (up - down) / (2 * step), 2e-7) << describe(config) << " " << p.name << "[" << j << "]";
+      }
+    }
+  }
+}
+
+TEST(Transformer, FusedTrainingStepEqualsReference) {
+  for (ModelConfig config : all_kinds()) {
+    config.head_dim = 12;   // no multiple of a vector
+    Transformer fused = random_model(config, at::kFloat, 0.2), plain = random_model(config, at::kFloat, 0.2);
+    const at::Tensor batch = samples(3, 40, config.vocab_size);
+    const at::Tensor loss = fused.loss(batch);
+    torch::autograd::backward({loss}, {});
+    const ops::ReferenceGuard guard;
+    const at::Tensor expected = plain.loss(batch);
+    torch::autograd::backward({expected}, {});
+    EXPECT_NEAR(loss.item<double>(), expected.item<double>(), 1e-5) << describe(config);
+    for (size_t i = 0; i < fused.parameters().size(); ++i) {
+      const at::Tensor a = fused.parameters()[i].tensor.grad(), b = plain.parameters()[i].tensor.grad();
+      EXPECT_LT((a - b).norm().item<double>(), 2e-5 * (1e-2 + b.norm().item<double>())) << describe(config) << " " << fused.parameters()[i].name;
+    }
+  }
+}
+
+TEST(Transformer, TheSinkIsAnOrdinaryRowInFrontOfTheSample) {
+  const ModelConfig config = tiny(ModelType::kLlama, SinkKind::kToken, 2);
+  const Transformer model = random_model(config, at::kDouble);
+  at::NoGradGuard no_grad;
+  const at::Tensor batch = samples(2, 9, config.vocab_size);
+  const at::Tensor inputs = model.with_sinks(batch.narrow(1, 0, 9));
+  EXPECT_TRUE(inputs.narrow(1, 0, 2).equal(at::tensor({1, 3}, at::kLong).expand({2, 2})));
+  const at::Tensor logits = model.logits(model.hidden_states(inputs, model.causal_attention(11)));
+  const at::Tensor expected = at::cross_entropy_loss(logits.narrow(1, 2, 9).reshape({18, -1}), batch.narrow(1, 1, 9).reshape({18}));
+  EXPECT_NEAR(model.loss(batch).item<double>(), expected.item<double>(), 1e-12);
+}
+
+TEST(Transformer, VanillaAndSinkModelsHaveTheSameParameters) {
+  const Transformer vanilla(tiny(ModelType::kLlama, SinkKind::kNone), at::kFloat, at::kCPU), sink(tiny(ModelType::kLlama, SinkKind::kToken), at::kFloat, at::kCPU);
+  ASSERT_EQ(vanilla.parameters().size(), sink.parameters().size());
+  EXPECT_EQ(vanilla.flat().numel(), sink.flat().numel());
+}
+
+TEST(Transformer, OnlyMatricesDecay) {
+  const Transformer model(tiny(ModelType::kGptNeox, SinkKind::kLogit), at::kFloat, at::kCPU);
+  for (const Parameter& p : model.parameters()) {
+    EXPECT_EQ(p.decay, p.tensor.dim() >= 2) << p.name;
+    EXPECT_EQ(p.offset < model.decayed_size(), p.decay) << p.name;
+  }
+}
+
+TEST(Transformer, FirstLossIsNearLogVocabulary) {
+  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox}) {
+    ModelConfig config = tiny(type, SinkKind::kToken);
+    config.vocab_size = 1024;
+    config.hidden_size = 64;
+    Transformer model(config, at::kFloat, at::kCPU);
+    model.initialize(1);
+    // small-init gives logits of variance 2/5, which costs half of that
+    const double expected = std::log(1024.0) + (type == ModelType::kGptNeox ? 0.2 : 0.0);
+    EXPECT_NEAR(model.loss(samples(4, 64, 1024)).item<double>(), expected, 0.06);
+  }
+}
+
+TEST(Transformer, InitializationDependsOnSeedAndNameOnly) {
+  Transformer a(tiny(ModelType::kLlama, SinkKind::kToken), at::kFloat, at::kCPU), b(tiny(ModelType::kLlama, SinkKind::kNone), at::kFloat, at::kCPU);
+  Transformer half(tiny(ModelType::kLlama, SinkKind::kNone), at::kBFloat16, at::kCPU);
+  a.initialize(5);
+  b.initialize(5);
+  half.initialize(5);
+  EXPECT_TRUE(a.flat().equal(b.flat()));
+  EXPECT_TRUE(half.flat().equal(a.flat().to(at::kBFloat16)));
+  b.initialize(6);
+  EXPECT_FALSE(a.flat().equal(b.flat()));
+}
+
+}  // namespace
+}  // namespace basin

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Fresh machine -> dependencies, build, every CPU test. Idempotent.
+#   bash tests/run.sh                  everything
+#   bash tests/run.sh -R Tokenizer     arguments go to ctest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case "${1:-}" in -h|--help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+started=$SECONDS
+step() { printf '\n== %s (%d s so far)\n' "$1" $((SECONDS - started)); }
+
+step "dependencies"
+bash configs/setup.sh
+step "build"
+cmake -S . -B build -G Ninja -DBASIN_WERROR="${CI:+ON}" >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
+rm -f build.log
+ninja -C build -j "${JOBS:-2}" --quiet
+step "tests"
+tests_started=$SECONDS
+status=0
+ctest --test-dir build --output-on-failure -j 2 "$@" || status=$?
+printf '\ntests took %d s, everything %d s\n' $((SECONDS - tests_started)) $((SECONDS - started))
+exit $status

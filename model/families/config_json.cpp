@@ -1,0 +1,87 @@
+#include "model/families/config_json.h"
+
+#include <fmt/core.h>
+
+#include <stdexcept>
+
+#include "configs/files.h"
+
+namespace basin {
+
+ConfigJson::ConfigJson(std::string file, std::string prefix, nlohmann::json object) : file_(std::move(file)), prefix_(std::move(prefix)), object_(std::move(object)) {}
+
+ConfigJson ConfigJson::read(const std::filesystem::path& file) {
+  nlohmann::json parsed;
+  try {
+    parsed = nlohmann::json::parse(read_file(file));
+  } catch (const nlohmann::json::exception& e) {
+    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", file.string(), e.what()));
+  }
+  if (!parsed.is_object()) throw std::runtime_error(fmt::format("{}: no JSON object", file.string()));
+  return ConfigJson(file.string(), "", std::move(parsed));
+}
+
+void ConfigJson::refuse(const std::string& key, const std::string& reason) const {
+  throw std::runtime_error(fmt::format("{}: key \"{}{}\": {}", file_, prefix_, key, reason));
+}
+
+bool ConfigJson::has(const std::string& key) const {
+  const auto found = object_.find(key);
+  return found != object_.end() && !found->is_null();
+}
+
+std::vector<std::string> ConfigJson::keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : object_.items()) keys.push_back(key);
+  return keys;
+}
+
+const nlohmann::json& ConfigJson::at(const std::string& key) const {
+  if (!has(key)) refuse(key, "missing");
+  return object_.at(key);
+}
+
+int64_t ConfigJson::integer(const std::string& key) const {
+  const nlohmann::json& value = at(key);
+  if (!value.is_number_integer()) refuse(key, fmt::format("expected an integer, found {}", value.dump()));
+  if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) refuse(key, fmt::format("{} is too large", value.dump()));
+  return value.get<int64_t>();
+}
+
+int64_t ConfigJson::integer(const std::string& key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
+
+double ConfigJson::number(const std::string& key, double fallback) const {
+  if (!has(key)) return fallback;
+  if (!at(key).is_number()) refuse(key, fmt::format("expected a number, found {}", at(key).dump()));
+  return at(key).get<double>();
+}
+
+bool ConfigJson::boolean(const std::string& key, bool fallback) const {
+  if (!has(key)) return fallback;
+  if (!at(key).is_boolean()) refuse(key, fmt::format("expected true or false, found {}", at(key).dump()));
+  return at(key).get<bool>();
+}
+
+std::string ConfigJson::text(const std::string& key) const {
+  if (!at(key).is_string()) refuse(key, fmt::format("expected a string, found {}", at(key).dump()));
+  return at(key).get<std::string>();
+}
+
+std::string ConfigJson::text(const std::string& key, const std::string& fallback) const { return has(key) ? text(key) : fallback; }
+
+std::vector<int64_t> ConfigJson::integers(const std::string& key) const {
+  if (!has(key)) return {};
+  const nlohmann::json& list = at(key);
+  bool valid = list.is_array();
+  for (const nlohmann::json& value : list) valid = valid && value.is_number_integer();
+  if (!valid) refuse(key, fmt::format("expected a list of integers, found {}", list.dump()));
+  return list.get<std::vector<int64_t>>();
+}
+
+ConfigJson ConfigJson::object(const std::string& key) const {
+  if (!has(key)) return ConfigJson(file_, prefix_ + key + ".", nlohmann::json::object());
+  if (!at(key).is_object()) refuse(key, fmt::format("expected an object, found {}", at(key).dump()));
+  return ConfigJson(file_, prefix_ + key + ".", at(key));
+}
+
+}  // namespace basin

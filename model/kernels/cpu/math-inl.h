@@ -48,15 +48,16 @@ struct Normal {
 HWY_INLINE Normal normal_vector(Vector x) {
   const Vector z = hn::Abs(x), one = constant(1.0f);
   const Vector bell = exp_vector(hn::Mul(hn::Mul(z, z), constant(-0.5f)));
-  const Vector near = hn::Mul(z, constant(0.35f)), t = hn::Div(one, hn::Add(near, one)), u = hn::Mul(near, t);
-  // cdf(-z) = exp(-z^2 / 2) t Q(u) with u = 1 - t; Q of degree 8, minimax of the relative error (5e-8) on 0 <= z <= 14
-  Vector q = hn::MulAdd(constant(-0.02914587776f), u, constant(0.08919555414f));
-  q = hn::MulAdd(q, u, constant(-0.06399813508f));
-  q = hn::MulAdd(q, u, constant(-0.01612241273f));
-  q = hn::MulAdd(q, u, constant(-0.06415844915f));
-  q = hn::MulAdd(q, u, constant(0.1026374697f));
-  q = hn::MulAdd(q, u, constant(0.261045266f));
-  q = hn::MulAdd(q, u, constant(-0.6398319947f));
+  const Vector near = hn::Mul(z, constant(0.3f)), t = hn::Div(one, hn::Add(near, one)), u = hn::Mul(near, t);
+  // cdf(-z) = exp(-z^2 / 2) t Q(u) with u = 1 - t; Q of degree 9, minimax of the relative error (4e-9) on 0 <= z <= 14
+  Vector q = hn::MulAdd(constant(0.02047346001f), u, constant(-0.07259954276f));
+  q = hn::MulAdd(q, u, constant(0.07024018936f));
+  q = hn::MulAdd(q, u, constant(0.01094424133f));
+  q = hn::MulAdd(q, u, constant(0.02292562291f));
+  q = hn::MulAdd(q, u, constant(-0.1395917831f));
+  q = hn::MulAdd(q, u, constant(-0.08104640735f));
+  q = hn::MulAdd(q, u, constant(0.618147912f));
+  q = hn::MulAdd(q, u, constant(-0.8298073077f));
   q = hn::MulAdd(q, u, constant(0.5f));
   const Vector tail = hn::Mul(bell, hn::Mul(t, q));
   const Vector cdf = hn::IfThenElse(hn::Lt(x, hn::Zero(Lanes32())), tail, hn::Sub(one, tail));

@@ -1,4 +1,5 @@
-// Reading is strict where other loaders are silent: a tensor that is missing, extra or of another shape is an error that names it.
+// Reading is strict where other loaders are silent: a tensor that is missing, extra or of another
+// shape is an error that names it.
 #include "model/checkpoint.h"
 
 #include <ATen/ATen.h>
@@ -34,12 +35,18 @@ class StoredTensors {
     else if (fs::exists(directory / kIndex))
       open_shards(directory / kIndex);
     else
-      throw std::runtime_error(fmt::format("{}: no weights here: looked for {} and {} (other formats are not read)", directory.string(), kWeights, kIndex));
+      throw std::runtime_error(
+          fmt::format("{}: no weights here: looked for {} and {} (other formats are not read)",
+                      directory.string(),
+                      kWeights,
+                      kIndex));
   }
 
   bool has(const std::string& name) const { return file_of_.contains(name); }
   const std::map<std::string, size_t>& names() const { return file_of_; }
-  const SafetensorsEntry& entry(const std::string& name) const { return files_[file_of_.at(name)].entries().at(name); }
+  const SafetensorsEntry& entry(const std::string& name) const {
+    return files_[file_of_.at(name)].entries().at(name);
+  }
   at::Tensor read(const std::string& name) const { return files_[file_of_.at(name)].read(name); }
   /// Where messages point: the one file, or the index.
   const std::string& label() const { return label_; }
@@ -49,7 +56,9 @@ class StoredTensors {
     label_ = path.string();
     files_.emplace_back(path);
     for (const auto& [name, entry] : files_.back().entries())
-      if (!file_of_.emplace(name, files_.size() - 1).second) throw std::runtime_error(fmt::format("{}: tensor \"{}\" is in another file too", label_, name));
+      if (!file_of_.emplace(name, files_.size() - 1).second)
+        throw std::runtime_error(
+            fmt::format("{}: tensor \"{}\" is in another file too", label_, name));
   }
 
   void open_shards(const fs::path& index) {
@@ -57,13 +66,15 @@ class StoredTensors {
     std::set<std::string> shards;
     for (const std::string& name : weight_map.keys()) {
       const std::string shard = weight_map.text(name);
-      if (fs::path(shard).filename() != shard) weight_map.refuse(name, fmt::format("\"{}\" is no file name", shard));
+      if (fs::path(shard).filename() != shard)
+        weight_map.refuse(name, fmt::format("\"{}\" is no file name", shard));
       shards.insert(shard);
     }
     for (const std::string& shard : shards) open(index.parent_path() / shard);
     label_ = index.string();
     for (const std::string& name : weight_map.keys())
-      if (!has(name) || files_[file_of_[name]].path().filename() != weight_map.text(name)) weight_map.refuse(name, fmt::format("not in {}", weight_map.text(name)));
+      if (!has(name) || files_[file_of_[name]].path().filename() != weight_map.text(name))
+        weight_map.refuse(name, fmt::format("not in {}", weight_map.text(name)));
   }
 
   std::string label_;
@@ -75,15 +86,21 @@ class StoredTensors {
 std::string name_some(const std::vector<std::string>& names) {
   constexpr size_t kShown = 3;
   const size_t shown = std::min(kShown, names.size());
-  const std::string list = fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", "));
+  const std::string list = fmt::format(
+      "{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", "));
   return names.size() > shown ? fmt::format("{} and {} more", list, names.size() - shown) : list;
 }
 
 /// What is stored for `disk`, under its name or its alias.
-std::string stored_name(const StoredTensors& stored, const DiskTensor& disk) { return stored.has(disk.name) || disk.alias.empty() ? disk.name : disk.alias; }
+std::string stored_name(const StoredTensors& stored, const DiskTensor& disk) {
+  return stored.has(disk.name) || disk.alias.empty() ? disk.name : disk.alias;
+}
 
-/// A tied model's file may carry the head all the same, as long as it equals the embedding: elsewhere a different one silently wins.
-std::set<std::string> check_tied_head(const StoredTensors& stored, const ModelConfig& config, const std::vector<DiskTensor>& tensors) {
+/// A tied model's file may carry the head all the same, as long as it equals the embedding:
+/// elsewhere a different one silently wins.
+std::set<std::string> check_tied_head(const StoredTensors& stored,
+                                      const ModelConfig& config,
+                                      const std::vector<DiskTensor>& tensors) {
   std::set<std::string> accepted;
   if (!config.tie_word_embeddings) return accepted;
   ModelConfig untied = config;
@@ -92,14 +109,20 @@ std::set<std::string> check_tied_head(const StoredTensors& stored, const ModelCo
   for (const std::string& name : {head.name, head.alias}) {
     if (name.empty() || !stored.has(name)) continue;
     if (!at::equal(stored.read(name), stored.read(stored_name(stored, tensors.front()))))
-      throw std::runtime_error(fmt::format("{}: tensor \"{}\" differs from the embedding although {} has tie_word_embeddings: true", stored.label(), name, kConfig));
+      throw std::runtime_error(fmt::format(
+          "{}: tensor \"{}\" differs from the embedding although {} has tie_word_embeddings: true",
+          stored.label(),
+          name,
+          kConfig));
     accepted.insert(name);
   }
   return accepted;
 }
 
 /// Every expected tensor is there in its shape, and nothing else.
-void check_tensors(const StoredTensors& stored, const ModelConfig& config, const std::vector<DiskTensor>& tensors) {
+void check_tensors(const StoredTensors& stored,
+                   const ModelConfig& config,
+                   const std::vector<DiskTensor>& tensors) {
   std::vector<std::string> missing, misshapen, extra;
   std::set<std::string> expected;
   for (const DiskTensor& disk : tensors) {
@@ -108,19 +131,29 @@ void check_tensors(const StoredTensors& stored, const ModelConfig& config, const
     if (!stored.has(name))
       missing.push_back(name);
     else if (const auto& shape = stored.entry(name).shape; shape != disk.shape)
-      misshapen.push_back(fmt::format("{} has ({}), expected ({})", name, fmt::join(shape, ", "), fmt::join(disk.shape, ", ")));
+      misshapen.push_back(fmt::format(
+          "{} has ({}), expected ({})", name, fmt::join(shape, ", "), fmt::join(disk.shape, ", ")));
   }
-  if (!missing.empty()) throw std::runtime_error(fmt::format("{}: missing tensors: {}", stored.label(), name_some(missing)));
-  if (!misshapen.empty()) throw std::runtime_error(fmt::format("{}: shapes other than {} says: {}", stored.label(), kConfig, name_some(misshapen)));
+  if (!missing.empty())
+    throw std::runtime_error(
+        fmt::format("{}: missing tensors: {}", stored.label(), name_some(missing)));
+  if (!misshapen.empty())
+    throw std::runtime_error(fmt::format(
+        "{}: shapes other than {} says: {}", stored.label(), kConfig, name_some(misshapen)));
   expected.merge(check_tied_head(stored, config, tensors));
   for (const auto& [name, file] : stored.names())
     if (!expected.contains(name) && !is_legacy_buffer(name)) extra.push_back(name);
-  if (!extra.empty()) throw std::runtime_error(fmt::format("{}: tensors that a model with this {} does not have: {}", stored.label(), kConfig, name_some(extra)));
+  if (!extra.empty())
+    throw std::runtime_error(fmt::format("{}: tensors that a model with this {} does not have: {}",
+                                         stored.label(),
+                                         kConfig,
+                                         name_some(extra)));
 }
 
 std::map<std::string, at::Tensor> by_name(const Transformer& model) {
   std::map<std::string, at::Tensor> tensors;
-  for (const Parameter& parameter : model.parameters()) tensors[parameter.name] = parameter.tensor.detach();
+  for (const Parameter& parameter : model.parameters())
+    tensors[parameter.name] = parameter.tensor.detach();
   return tensors;
 }
 
@@ -136,9 +169,13 @@ std::optional<int64_t> step_number(const std::string& name) {
 
 }  // namespace
 
-ModelConfig read_model_config(const fs::path& directory) { return config_from_json(ConfigJson::read(directory / kConfig)); }
+ModelConfig read_model_config(const fs::path& directory) {
+  return config_from_json(ConfigJson::read(directory / kConfig));
+}
 
-std::unique_ptr<Transformer> load_model(const fs::path& directory, at::ScalarType dtype, at::Device device) {
+std::unique_ptr<Transformer> load_model(const fs::path& directory,
+                                        at::ScalarType dtype,
+                                        at::Device device) {
   const at::NoGradGuard no_grad;
   const ModelConfig config = read_model_config(directory);
   const StoredTensors stored(directory);
@@ -146,27 +183,35 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory, at::ScalarTyp
   check_tensors(stored, config, tensors);
   auto model = std::make_unique<Transformer>(config, dtype, device);
   const std::map<std::string, at::Tensor> parameters = by_name(*model);
-  for (const DiskTensor& disk : tensors) from_disk(disk, stored.read(stored_name(stored, disk)), parameters.at(disk.internal));
+  for (const DiskTensor& disk : tensors)
+    from_disk(disk, stored.read(stored_name(stored, disk)), parameters.at(disk.internal));
   return model;
 }
 
-void save_model(const Transformer& model, int64_t sequence_length, const fs::path& directory, std::optional<int64_t> eos_token_id) {
+void save_model(const Transformer& model,
+                int64_t sequence_length,
+                const fs::path& directory,
+                std::optional<int64_t> eos_token_id) {
   const at::NoGradGuard no_grad;
   fs::create_directories(directory);
   const std::map<std::string, at::Tensor> parameters = by_name(model);
   std::vector<SafetensorsSource> sources;
   for (const DiskTensor& disk : disk_tensors(model.config())) {
     const at::Tensor internal = parameters.at(disk.internal);
-    sources.push_back({disk.name, model.dtype(), disk.shape, [disk, internal] { return to_disk(disk, internal); }});
+    sources.push_back({disk.name, model.dtype(), disk.shape, [disk, internal] {
+                         return to_disk(disk, internal);
+                       }});
   }
   write_safetensors(directory / kWeights, std::move(sources));
   const ConfigExtras extras{sequence_length, model.dtype(), eos_token_id};
-  write_file(directory / "generation_config.json", generation_config_to_json(model.config(), extras).dump(2) + "\n");
+  write_file(directory / "generation_config.json",
+             generation_config_to_json(model.config(), extras).dump(2) + "\n");
   write_file(directory / kConfig, config_to_json(model.config(), extras).dump(2) + "\n");
 }
 
 fs::path resolve_model_directory(const fs::path& path) {
-  if (!fs::is_directory(path)) throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
+  if (!fs::is_directory(path))
+    throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
   if (fs::exists(path / kConfig)) return path;
   if (fs::exists(path / "final" / kConfig)) return path / "final";
   fs::path newest;
@@ -178,7 +223,11 @@ fs::path resolve_model_directory(const fs::path& path) {
     newest_step = *step;
   }
   if (newest.empty())
-    throw std::runtime_error(fmt::format("{}: no model here: looked for {}, for final/{} and for step-*/manifest.json", path.string(), kConfig, kConfig));
+    throw std::runtime_error(
+        fmt::format("{}: no model here: looked for {}, for final/{} and for step-*/manifest.json",
+                    path.string(),
+                    kConfig,
+                    kConfig));
   return newest;
 }
 

@@ -18,7 +18,9 @@ double train_flops_per_token(const ModelConfig& config, int64_t sequence_length)
     const bool lookup = parameter.name == "embedding.weight" && !config.tie_word_embeddings;
     if (parameter.decay && !lookup) matrix_parameters += parameter.elements();
   }
-  const double attention = 6.0 * static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size()) * static_cast<double>(sequence_length + 1);
+  const double attention =
+      6.0 * static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size()) *
+      static_cast<double>(sequence_length + 1);
   return 6.0 * static_cast<double>(matrix_parameters) + attention;
 }
 

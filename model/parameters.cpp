@@ -1,4 +1,5 @@
-// Names and shapes follow model/transformer.h: qkv rows are all q, all k, all v; a llama's `up` holds the gate's rows first.
+// Names and shapes follow model/transformer.h: qkv rows are all q, all k, all v; a llama's `up`
+// holds the gate's rows first.
 #include "model/parameters.h"
 
 #include <functional>
@@ -44,7 +45,8 @@ std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
     const std::string layer = "layers." + std::to_string(n) + ".";
     list.add_norm(layer + "attention_norm", D, bias);
     list.add_linear(layer + "qkv", config.qkv_size(), D, attention_bias);
-    list.add_linear(layer + "attention_out", D, config.heads() * config.head_size(), attention_bias);
+    list.add_linear(
+        layer + "attention_out", D, config.heads() * config.head_size(), attention_bias);
     list.add_norm(layer + "mlp_norm", D, bias);
     list.add_linear(layer + "up", llama ? 2 * F : F, D, bias);
     list.add_linear(layer + "down", D, F, bias);

@@ -1,4 +1,5 @@
-// The one list of a model's tensors: the network allocates it, the cost function counts it, the checkpoint translates it.
+// The one list of a model's tensors: the network allocates it, the cost function counts it, the
+// checkpoint translates it.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct ParameterShape {
   int64_t elements() const;
 };
 
-/// All tensors of the model, from the embedding to the head (absent when tied). `config` must have no problems().
+/// All tensors of the model, from the embedding to the head (absent when tied). `config` must have
+/// no problems().
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
 
 }  // namespace basin

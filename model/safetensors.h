@@ -1,6 +1,7 @@
-// The safetensors file format: 8 bytes of header length, a JSON header, raw tensors (https://github.com/huggingface/safetensors).
-// Nothing in a file is trusted: lengths, offsets, shapes and names are checked before any tensor is touched, and since the format promises
-// no alignment, bytes are copied out and never cast in place.
+// The safetensors file format: 8 bytes of header length, a JSON header, raw tensors
+// (https://github.com/huggingface/safetensors). Nothing in a file is trusted: lengths, offsets,
+// shapes and names are checked before any tensor is touched, and since the format promises no
+// alignment, bytes are copied out and never cast in place.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,7 +25,8 @@ struct SafetensorsEntry {
   uint64_t begin = 0, end = 0;
 };
 
-/// A file opened for reading. Throws std::runtime_error naming file, tensor and byte for whatever the format forbids.
+/// A file opened for reading. Throws std::runtime_error naming file, tensor and byte for whatever
+/// the format forbids.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(std::filesystem::path path);
@@ -33,8 +35,9 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return path_; }
 
-  /// A copy of tensor `name` on the CPU in its stored dtype. Throws std::runtime_error when it is absent, or of a dtype LibTorch code here
-  /// does not compute with (F8, F6, F4, unsigned beyond 8 bits, complex).
+  /// A copy of tensor `name` on the CPU in its stored dtype. Throws std::runtime_error when it is
+  /// absent, or of a dtype LibTorch code here does not compute with (F8, F6, F4, unsigned beyond 8
+  /// bits, complex).
   at::Tensor read(const std::string& name) const;
 
  private:
@@ -44,7 +47,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// A tensor to write, made when its turn comes, so that a file larger than memory can be written tensor by tensor.
+/// A tensor to write, made when its turn comes, so that a file larger than memory can be written
+/// tensor by tensor.
 struct SafetensorsSource {
   std::string name;
   at::ScalarType dtype;
@@ -54,10 +58,15 @@ struct SafetensorsSource {
 
 using SafetensorsMetadata = std::map<std::string, std::string>;
 
-/// Writes `path` atomically in the reference order (dtype by descending size, then name), the data starting at a multiple of 64 bytes.
-/// "format": "pt" is added to `metadata`: transformers 4 refuses files without it. Throws std::invalid_argument for duplicate names.
-void write_safetensors(const std::filesystem::path& path, std::vector<SafetensorsSource> sources, SafetensorsMetadata metadata = {});
+/// Writes `path` atomically in the reference order (dtype by descending size, then name), the data
+/// starting at a multiple of 64 bytes. "format": "pt" is added to `metadata`: transformers 4
+/// refuses files without it. Throws std::invalid_argument for duplicate names.
+void write_safetensors(const std::filesystem::path& path,
+                       std::vector<SafetensorsSource> sources,
+                       SafetensorsMetadata metadata = {});
 /// The same for tensors that are there already.
-void write_safetensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors, SafetensorsMetadata metadata = {});
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       SafetensorsMetadata metadata = {});
 
 }  // namespace basin

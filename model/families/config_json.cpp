@@ -8,7 +8,8 @@
 
 namespace basin {
 
-ConfigJson::ConfigJson(std::string file, std::string prefix, nlohmann::json object) : file_(std::move(file)), prefix_(std::move(prefix)), object_(std::move(object)) {}
+ConfigJson::ConfigJson(std::string file, std::string prefix, nlohmann::json object)
+    : file_(std::move(file)), prefix_(std::move(prefix)), object_(std::move(object)) {}
 
 ConfigJson ConfigJson::read(const std::filesystem::path& file) {
   nlohmann::json parsed;
@@ -17,7 +18,8 @@ ConfigJson ConfigJson::read(const std::filesystem::path& file) {
   } catch (const nlohmann::json::exception& e) {
     throw std::runtime_error(fmt::format("{}: no valid JSON: {}", file.string(), e.what()));
   }
-  if (!parsed.is_object()) throw std::runtime_error(fmt::format("{}: no JSON object", file.string()));
+  if (!parsed.is_object())
+    throw std::runtime_error(fmt::format("{}: no JSON object", file.string()));
   return ConfigJson(file.string(), "", std::move(parsed));
 }
 
@@ -43,12 +45,16 @@ const nlohmann::json& ConfigJson::at(const std::string& key) const {
 
 int64_t ConfigJson::integer(const std::string& key) const {
   const nlohmann::json& value = at(key);
-  if (!value.is_number_integer()) refuse(key, fmt::format("expected an integer, found {}", value.dump()));
-  if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) refuse(key, fmt::format("{} is too large", value.dump()));
+  if (!value.is_number_integer())
+    refuse(key, fmt::format("expected an integer, found {}", value.dump()));
+  if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX)
+    refuse(key, fmt::format("{} is too large", value.dump()));
   return value.get<int64_t>();
 }
 
-int64_t ConfigJson::integer(const std::string& key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
+int64_t ConfigJson::integer(const std::string& key, int64_t fallback) const {
+  return has(key) ? integer(key) : fallback;
+}
 
 double ConfigJson::number(const std::string& key, double fallback) const {
   if (!has(key)) return fallback;
@@ -58,7 +64,8 @@ double ConfigJson::number(const std::string& key, double fallback) const {
 
 bool ConfigJson::boolean(const std::string& key, bool fallback) const {
   if (!has(key)) return fallback;
-  if (!at(key).is_boolean()) refuse(key, fmt::format("expected true or false, found {}", at(key).dump()));
+  if (!at(key).is_boolean())
+    refuse(key, fmt::format("expected true or false, found {}", at(key).dump()));
   return at(key).get<bool>();
 }
 
@@ -67,7 +74,9 @@ std::string ConfigJson::text(const std::string& key) const {
   return at(key).get<std::string>();
 }
 
-std::string ConfigJson::text(const std::string& key, const std::string& fallback) const { return has(key) ? text(key) : fallback; }
+std::string ConfigJson::text(const std::string& key, const std::string& fallback) const {
+  return has(key) ? text(key) : fallback;
+}
 
 std::vector<int64_t> ConfigJson::integers(const std::string& key) const {
   if (!has(key)) return {};
@@ -80,7 +89,8 @@ std::vector<int64_t> ConfigJson::integers(const std::string& key) const {
 
 ConfigJson ConfigJson::object(const std::string& key) const {
   if (!has(key)) return ConfigJson(file_, prefix_ + key + ".", nlohmann::json::object());
-  if (!at(key).is_object()) refuse(key, fmt::format("expected an object, found {}", at(key).dump()));
+  if (!at(key).is_object())
+    refuse(key, fmt::format("expected an object, found {}", at(key).dump()));
   return ConfigJson(file_, prefix_ + key + ".", at(key));
 }
 

@@ -1,4 +1,5 @@
-// A config.json under translation: typed access to its keys, and errors that name file and key. `null` reads as absent, as in Hugging Face.
+// A config.json under translation: typed access to its keys, and errors that name file and key.
+// `null` reads as absent, as in Hugging Face.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,8 @@
 
 namespace basin {
 
-/// All members throw std::runtime_error for a value of another type; those without a fallback, also for a missing key.
+/// All members throw std::runtime_error for a value of another type; those without a fallback, also
+/// for a missing key.
 class ConfigJson {
  public:
   static ConfigJson read(const std::filesystem::path& file);

@@ -14,9 +14,11 @@ namespace {
 
 constexpr std::string_view kBasinPrefix = "basin_";
 
-/// Whether software that knows the family computes what we compute. Others must refuse the file: its model_type says basin_FAMILY.
+/// Whether software that knows the family computes what we compute. Others must refuse the file:
+/// its model_type says basin_FAMILY.
 bool loads_elsewhere(const ModelConfig& config) {
-  const bool plain_softmax = config.sink.kind == SinkKind::kNone || config.sink.kind == SinkKind::kToken;
+  const bool plain_softmax =
+      config.sink.kind == SinkKind::kNone || config.sink.kind == SinkKind::kToken;
   return plain_softmax && !(config.is_llama() && config.partial_rotary_factor != 1.0);
 }
 
@@ -43,7 +45,9 @@ InternalName split_name(const std::string& name) {
 void check_rope_type(const ConfigJson& json, const std::string& key) {
   const ConfigJson rope = json.object(key);
   for (const char* spelling : {"rope_type", "type"})
-    if (const std::string type = rope.text(spelling, "default"); type != "default") json.refuse(key, fmt::format("rotary scaling \"{}\" is not supported, only \"default\"", type));
+    if (const std::string type = rope.text(spelling, "default"); type != "default")
+      json.refuse(key,
+                  fmt::format("rotary scaling \"{}\" is not supported, only \"default\"", type));
 }
 
 SinkConfig read_sink(const ConfigJson& json) {
@@ -52,55 +56,74 @@ SinkConfig read_sink(const ConfigJson& json) {
   if (!json.has("sink")) return sink;
   const ConfigJson keys = json.object("sink");
   const std::string kind = keys.text("kind");
-  const auto known = std::find(std::begin(kEnumNames<SinkKind>), std::end(kEnumNames<SinkKind>), kind);
-  if (known == std::end(kEnumNames<SinkKind>)) keys.refuse("kind", fmt::format("\"{}\" is none of {}", kind, fmt::join(kEnumNames<SinkKind>, ", ")));
+  const auto known =
+      std::find(std::begin(kEnumNames<SinkKind>), std::end(kEnumNames<SinkKind>), kind);
+  if (known == std::end(kEnumNames<SinkKind>))
+    keys.refuse("kind",
+                fmt::format("\"{}\" is none of {}", kind, fmt::join(kEnumNames<SinkKind>, ", ")));
   sink.kind = static_cast<SinkKind>(known - std::begin(kEnumNames<SinkKind>));
   if (sink.kind != SinkKind::kToken) return sink;
   sink.count = keys.integer("count");
   SinkConfig named = sink;
   named.token_ids = keys.integers("token_ids");
-  if (const auto problems = named.problems(); !problems.empty()) json.refuse("sink", problems.front());
+  if (const auto problems = named.problems(); !problems.empty())
+    json.refuse("sink", problems.front());
   return named.ids() == sink.ids() ? sink : named;
 }
 
 /// Ranges of single keys, as declared in the struct; a file from elsewhere passed no other check.
 std::vector<std::string> range_problems(const ModelConfig& config) {
   std::vector<std::string> found;
-  ModelConfig::visit_fields(config, [&]<class Value>(std::string_view key, const Value& value, const Field& field) {
-    if constexpr (std::is_arithmetic_v<Value>) {
-      const auto number = static_cast<double>(value);
-      if (!(number >= field.min && number <= field.max)) found.push_back(fmt::format("{} {} is not between {} and {}", key, value, field.min, field.max));
-    }
-  });
+  ModelConfig::visit_fields(
+      config, [&]<class Value>(std::string_view key, const Value& value, const Field& field) {
+        if constexpr (std::is_arithmetic_v<Value>) {
+          const auto number = static_cast<double>(value);
+          if (!(number >= field.min && number <= field.max))
+            found.push_back(
+                fmt::format("{} {} is not between {} and {}", key, value, field.min, field.max));
+        }
+      });
   return found;
 }
 
-/// Explicit values that say what the default says become the default, so that equal models have equal configurations.
+/// Explicit values that say what the default says become the default, so that equal models have
+/// equal configurations.
 void drop_redundant(ModelConfig& config) {
   if (config.num_key_value_heads == config.num_attention_heads) config.num_key_value_heads = 0;
-  if (config.num_attention_heads > 0 && config.head_dim == config.hidden_size / config.num_attention_heads) config.head_dim = 0;
+  if (config.num_attention_heads > 0 &&
+      config.head_dim == config.hidden_size / config.num_attention_heads)
+    config.head_dim = 0;
 }
 
 std::string dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kBFloat16: return "bfloat16";
-    case at::kHalf: return "float16";
-    case at::kDouble: return "float64";
-    default: return "float32";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
   }
 }
 
 /// bos_token_id is what other software prepends: the first sink, or null, which prepends nothing.
-void write_special_ids(const ModelConfig& config, const ConfigExtras& extras, nlohmann::ordered_json& json) {
+void write_special_ids(const ModelConfig& config,
+                       const ConfigExtras& extras,
+                       nlohmann::ordered_json& json) {
   json["bos_token_id"] = nullptr;
   if (config.sink.tokens() > 0) json["bos_token_id"] = config.sink.ids().front();
   json["eos_token_id"] = nullptr;
-  if (extras.eos_token_id && *extras.eos_token_id < config.vocab_size) json["eos_token_id"] = *extras.eos_token_id;
+  if (extras.eos_token_id && *extras.eos_token_id < config.vocab_size)
+    json["eos_token_id"] = *extras.eos_token_id;
 }
 
 }  // namespace
 
-const Family& family_of(ModelType type) { return type == ModelType::kLlama ? llama_family() : gpt_neox_family(); }
+const Family& family_of(ModelType type) {
+  return type == ModelType::kLlama ? llama_family() : gpt_neox_family();
+}
 
 std::vector<DiskTensor> disk_tensors(const ModelConfig& config) {
   const Family& family = family_of(config.model_type);
@@ -108,7 +131,9 @@ std::vector<DiskTensor> disk_tensors(const ModelConfig& config) {
   std::vector<DiskTensor> tensors;
   for (const ParameterShape& parameter : parameter_shapes(config)) {
     const InternalName split = split_name(parameter.name);
-    const auto module = std::find_if(modules.begin(), modules.end(), [&](const DiskModule& m) { return m.internal == split.module; });
+    const auto module = std::find_if(modules.begin(), modules.end(), [&](const DiskModule& m) {
+      return m.internal == split.module;
+    });
     TORCH_CHECK(module != modules.end(), "no name on disk for ", parameter.name);
     const std::string prefix = split.layer.empty() ? "" : family.layer_prefix + split.layer + ".";
     int64_t first_row = 0;
@@ -116,7 +141,12 @@ std::vector<DiskTensor> disk_tensors(const ModelConfig& config) {
       std::vector<int64_t> shape = parameter.shape;
       if (part.rows > 0) shape[0] = part.rows;
       const std::string alias = part.alias.empty() ? "" : prefix + part.alias + split.suffix;
-      tensors.push_back({prefix + part.name + split.suffix, alias, parameter.name, first_row, shape, module->interleaved_heads});
+      tensors.push_back({prefix + part.name + split.suffix,
+                         alias,
+                         parameter.name,
+                         first_row,
+                         shape,
+                         module->interleaved_heads});
       first_row += shape[0];
     }
   }
@@ -124,14 +154,17 @@ std::vector<DiskTensor> disk_tensors(const ModelConfig& config) {
 }
 
 bool is_legacy_buffer(const std::string& name) {
-  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") || name.ends_with(".attention.masked_bias");
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
+         name.ends_with(".attention.masked_bias");
 }
 
 at::Tensor to_disk(const DiskTensor& disk, const at::Tensor& internal) {
   const at::Tensor rows = internal.narrow(0, disk.first_row, disk.shape[0]);
   if (disk.interleaved_heads == 0) return rows;
   const int64_t H = disk.interleaved_heads;
-  return rows.reshape({3, H, disk.shape[0] / (3 * H), -1}).transpose(0, 1).reshape(disk.shape);  // (3, H, K, ..) -> (H, 3, K, ..)
+  return rows.reshape({3, H, disk.shape[0] / (3 * H), -1})
+      .transpose(0, 1)
+      .reshape(disk.shape);  // (3, H, K, ..) -> (H, 3, K, ..)
 }
 
 void from_disk(const DiskTensor& disk, const at::Tensor& stored, const at::Tensor& internal) {
@@ -141,25 +174,35 @@ void from_disk(const DiskTensor& disk, const at::Tensor& stored, const at::Tenso
     return;
   }
   const int64_t H = disk.interleaved_heads;
-  rows.copy_(stored.reshape({H, 3, disk.shape[0] / (3 * H), -1}).transpose(0, 1).reshape(disk.shape));
+  rows.copy_(
+      stored.reshape({H, 3, disk.shape[0] / (3 * H), -1}).transpose(0, 1).reshape(disk.shape));
 }
 
-void read_rope(const ConfigJson& json, const std::string& theta_key, double default_factor, ModelConfig& config) {
+void read_rope(const ConfigJson& json,
+               const std::string& theta_key,
+               double default_factor,
+               ModelConfig& config) {
   check_rope_type(json, "rope_scaling");
   check_rope_type(json, "rope_parameters");
   const ConfigJson rope = json.object("rope_parameters");
   config.rope_theta = rope.number("rope_theta", json.number(theta_key, 10000.0));
-  config.partial_rotary_factor = rope.number("partial_rotary_factor", json.number("partial_rotary_factor", default_factor));
+  config.partial_rotary_factor =
+      rope.number("partial_rotary_factor", json.number("partial_rotary_factor", default_factor));
 }
 
 ModelConfig config_from_json(const ConfigJson& json) {
   std::string type = json.text("model_type");
   const bool foreign = !type.starts_with(kBasinPrefix);
   if (!foreign) type = type.substr(kBasinPrefix.size());
-  const auto known = std::find(std::begin(kEnumNames<ModelType>), std::end(kEnumNames<ModelType>), type);
+  const auto known =
+      std::find(std::begin(kEnumNames<ModelType>), std::end(kEnumNames<ModelType>), type);
   if (known == std::end(kEnumNames<ModelType>))
-    json.refuse("model_type", fmt::format("\"{}\" is not supported; supported: {}", json.text("model_type"), fmt::join(kEnumNames<ModelType>, ", ")));
-  if (json.has("quantization_config")) json.refuse("quantization_config", "quantized checkpoints are not supported");
+    json.refuse("model_type",
+                fmt::format("\"{}\" is not supported; supported: {}",
+                            json.text("model_type"),
+                            fmt::join(kEnumNames<ModelType>, ", ")));
+  if (json.has("quantization_config"))
+    json.refuse("quantization_config", "quantized checkpoints are not supported");
 
   ModelConfig config;
   config.model_type = static_cast<ModelType>(known - std::begin(kEnumNames<ModelType>));
@@ -176,7 +219,9 @@ ModelConfig config_from_json(const ConfigJson& json) {
   if (config.vocab_size < 1) json.refuse("vocab_size", "must be positive");
   std::vector<std::string> problems = range_problems(config);
   if (problems.empty()) problems = config.problems();
-  if (!problems.empty()) json.refuse(problems.front().substr(0, problems.front().find(' ')), fmt::format("{}", fmt::join(problems, "; ")));
+  if (!problems.empty())
+    json.refuse(problems.front().substr(0, problems.front().find(' ')),
+                fmt::format("{}", fmt::join(problems, "; ")));
   return config;
 }
 
@@ -185,7 +230,8 @@ nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExt
   nlohmann::ordered_json json;
   const std::string architecture = config.is_llama() ? "LlamaForCausalLM" : "GPTNeoXForCausalLM";
   json["architectures"] = {elsewhere ? architecture : "Basin" + architecture};
-  json["model_type"] = std::string(elsewhere ? "" : kBasinPrefix) + std::string(enum_name(config.model_type));
+  json["model_type"] =
+      std::string(elsewhere ? "" : kBasinPrefix) + std::string(enum_name(config.model_type));
   json["vocab_size"] = config.vocab_size;
   json["hidden_size"] = config.hidden_size;
   json["intermediate_size"] = config.intermediate_size;
@@ -198,13 +244,17 @@ nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExt
   write_special_ids(config, extras, json);
   json["pad_token_id"] = nullptr;
   json["use_cache"] = true;
-  if (config.sink.kind != SinkKind::kNone) json["sink"] = {{"kind", enum_name(config.sink.kind)}, {"count", config.sink.tokens()}, {"token_ids", config.sink.ids()}};
+  if (config.sink.kind != SinkKind::kNone)
+    json["sink"] = {{"kind", enum_name(config.sink.kind)},
+                    {"count", config.sink.tokens()},
+                    {"token_ids", config.sink.ids()}};
   json["torch_dtype"] = json["dtype"] = dtype_name(extras.dtype);
   json["transformers_version"] = "4.57.0";
   return json;
 }
 
-nlohmann::ordered_json generation_config_to_json(const ModelConfig& config, const ConfigExtras& extras) {
+nlohmann::ordered_json generation_config_to_json(const ModelConfig& config,
+                                                 const ConfigExtras& extras) {
   nlohmann::ordered_json json;
   write_special_ids(config, extras, json);
   json["do_sample"] = true;

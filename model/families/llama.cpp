@@ -1,11 +1,13 @@
-// Llama on disk: separate q, k, v, gate and up projections, no biases (transformers LlamaForCausalLM).
+// Llama on disk: separate q, k, v, gate and up projections, no biases (transformers
+// LlamaForCausalLM).
 #include "model/families/families.h"
 
 namespace basin {
 namespace {
 
 std::vector<DiskModule> modules(const ModelConfig& config) {
-  const int64_t q = config.heads() * config.head_size(), kv = config.kv_heads() * config.head_size(), F = config.intermediate_size;
+  const int64_t q = config.heads() * config.head_size(),
+                kv = config.kv_heads() * config.head_size(), F = config.intermediate_size;
   return {
       {"embedding", {{"model.embed_tokens"}}},
       {"attention_norm", {{"input_layernorm"}}},
@@ -22,7 +24,8 @@ std::vector<DiskModule> modules(const ModelConfig& config) {
 
 void read_config(const ConfigJson& json, bool foreign, ModelConfig& config) {
   const std::string activation = json.text("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish") json.refuse("hidden_act", "\"" + activation + "\" is not supported, only \"silu\"");
+  if (activation != "silu" && activation != "swish")
+    json.refuse("hidden_act", "\"" + activation + "\" is not supported, only \"silu\"");
   for (const char* key : {"attention_bias", "mlp_bias"})
     if (json.boolean(key, false)) json.refuse(key, "biases in llama models are not supported");
   config.num_key_value_heads = json.integer("num_key_value_heads", config.num_attention_heads);
@@ -30,7 +33,9 @@ void read_config(const ConfigJson& json, bool foreign, ModelConfig& config) {
   config.norm_eps = json.number("rms_norm_eps", 1e-6);
   read_rope(json, "rope_theta", 1.0, config);
   if (foreign && config.partial_rotary_factor != 1.0)
-    json.refuse("partial_rotary_factor", "a llama rotates whole heads everywhere else; with this key its model_type must be \"basin_llama\"");
+    json.refuse("partial_rotary_factor",
+                "a llama rotates whole heads everywhere else; with this key its model_type must be "
+                "\"basin_llama\"");
 }
 
 void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
@@ -53,7 +58,8 @@ void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
 }  // namespace
 
 const Family& llama_family() {
-  static const Family family = {ModelType::kLlama, "model.layers.", modules, read_config, write_config};
+  static const Family family = {
+      ModelType::kLlama, "model.layers.", modules, read_config, write_config};
   return family;
 }
 

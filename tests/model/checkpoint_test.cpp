@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
@@ -34,7 +33,8 @@ ModelConfig tiny(ModelType type) {
 }
 
 /// Weights in which every number differs from every other, norms, biases and sink logits included.
-std::unique_ptr<Transformer> random_model(const ModelConfig& config, at::ScalarType dtype = at::kFloat) {
+std::unique_ptr<Transformer> random_model(const ModelConfig& config,
+                                          at::ScalarType dtype = at::kFloat) {
   auto model = std::make_unique<Transformer>(config, dtype, at::kCPU);
   at::manual_seed(3);
   const at::NoGradGuard no_grad;
@@ -45,7 +45,9 @@ std::unique_ptr<Transformer> random_model(const ModelConfig& config, at::ScalarT
 bool same_weights(const Transformer& a, const Transformer& b) {
   if (a.parameters().size() != b.parameters().size()) return false;
   for (size_t i = 0; i < a.parameters().size(); ++i)
-    if (a.parameters()[i].name != b.parameters()[i].name || !at::equal(a.parameters()[i].tensor, b.parameters()[i].tensor)) return false;
+    if (a.parameters()[i].name != b.parameters()[i].name ||
+        !at::equal(a.parameters()[i].tensor, b.parameters()[i].tensor))
+      return false;
   return true;
 }
 
@@ -80,7 +82,9 @@ class Checkpoint : public ::testing::Test {
       return e.what();
     }
   }
-  void expect_refusal(const std::string& text) { EXPECT_NE(refusal().find(text), std::string::npos) << "found: " << refusal(); }
+  void expect_refusal(const std::string& text) {
+    EXPECT_NE(refusal().find(text), std::string::npos) << "found: " << refusal();
+  }
 
   TemporaryDirectory directory_;
   const fs::path path_ = directory_.path() / "model";
@@ -88,25 +92,48 @@ class Checkpoint : public ::testing::Test {
 
 TEST_F(Checkpoint, RoundTripOfEveryVariant) {
   for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox})
-    for (const SinkKind kind : {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit})
+    for (const SinkKind kind :
+         {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit})
       for (const bool variant : {false, true}) {
         ModelConfig config = tiny(type);
         config.sink.kind = kind;
         config.tie_word_embeddings = variant;
-        config.attention_bias = config.use_parallel_residual = type == ModelType::kLlama || !variant;
+        config.attention_bias = config.use_parallel_residual =
+            type == ModelType::kLlama || !variant;
         config.norm_eps = 3e-6;
         config.rope_theta = 5000;
-        if (kind == SinkKind::kToken && variant) config.sink.count = 2, config.sink.token_ids = {9, 7};
+        if (kind == SinkKind::kToken && variant)
+          config.sink.count = 2, config.sink.token_ids = {9, 7};
         const auto model = random_model(config);
         save_model(*model, 32, path_, 2);
         const auto read = load();
         EXPECT_TRUE(same_weights(*model, *read));
         EXPECT_EQ(config_json()["max_position_embeddings"], 32 + config.sink.tokens());
         const ModelConfig& back = read->config();
-        EXPECT_EQ(std::tie(back.model_type, back.num_key_value_heads, back.head_dim, back.norm_eps, back.rope_theta, back.partial_rotary_factor, back.use_parallel_residual,
-                           back.attention_bias, back.tie_word_embeddings, back.sink.kind, back.sink.count, back.sink.token_ids),
-                  std::tie(config.model_type, config.num_key_value_heads, config.head_dim, config.norm_eps, config.rope_theta, config.partial_rotary_factor,
-                           config.use_parallel_residual, config.attention_bias, config.tie_word_embeddings, config.sink.kind, config.sink.count, config.sink.token_ids));
+        EXPECT_EQ(std::tie(back.model_type,
+                           back.num_key_value_heads,
+                           back.head_dim,
+                           back.norm_eps,
+                           back.rope_theta,
+                           back.partial_rotary_factor,
+                           back.use_parallel_residual,
+                           back.attention_bias,
+                           back.tie_word_embeddings,
+                           back.sink.kind,
+                           back.sink.count,
+                           back.sink.token_ids),
+                  std::tie(config.model_type,
+                           config.num_key_value_heads,
+                           config.head_dim,
+                           config.norm_eps,
+                           config.rope_theta,
+                           config.partial_rotary_factor,
+                           config.use_parallel_residual,
+                           config.attention_bias,
+                           config.tie_word_embeddings,
+                           config.sink.kind,
+                           config.sink.count,
+                           config.sink.token_ids));
       }
 }
 
@@ -114,7 +141,8 @@ TEST_F(Checkpoint, LlamaNamesAndRows) {
   const auto model = random_model(tiny(ModelType::kLlama));
   save_model(*model, 32, path_, 2);
   const SafetensorsFile file(path_ / "model.safetensors");
-  const at::Tensor qkv = parameter(*model, "layers.1.qkv.weight"), up = parameter(*model, "layers.1.up.weight");
+  const at::Tensor qkv = parameter(*model, "layers.1.qkv.weight"),
+                   up = parameter(*model, "layers.1.up.weight");
   EXPECT_EQ(file.entries().size(), 2u * 9 + 3);
   EXPECT_TRUE(at::equal(file.read("model.layers.1.self_attn.q_proj.weight"), qkv.slice(0, 0, 24)));
   EXPECT_TRUE(at::equal(file.read("model.layers.1.self_attn.k_proj.weight"), qkv.slice(0, 24, 32)));
@@ -133,10 +161,13 @@ TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
   const int64_t K = 4, H = 6;
   for (const char* suffix : {"weight", "bias"}) {
     const at::Tensor internal = parameter(*model, std::string("layers.0.qkv.") + suffix);
-    const at::Tensor stored = file.read(std::string("gpt_neox.layers.0.attention.query_key_value.") + suffix);
+    const at::Tensor stored =
+        file.read(std::string("gpt_neox.layers.0.attention.query_key_value.") + suffix);
     for (int64_t head = 0; head < H; ++head)
       for (int64_t part = 0; part < 3; ++part)  // q, k, v
-        EXPECT_TRUE(at::equal(stored.narrow(0, (head * 3 + part) * K, K), internal.narrow(0, (part * H + head) * K, K))) << suffix << head << part;
+        EXPECT_TRUE(at::equal(stored.narrow(0, (head * 3 + part) * K, K),
+                              internal.narrow(0, (part * H + head) * K, K)))
+            << suffix << head << part;
   }
   EXPECT_TRUE(at::equal(file.read("embed_out.weight"), parameter(*model, "head.weight")));
 }
@@ -147,18 +178,23 @@ TEST_F(Checkpoint, ConfigSpeaksBothDialects) {
   save_model(*random_model(config), 32, path_, 2);
   nlohmann::json json = config_json();
   EXPECT_EQ(json["rotary_pct"], 0.5);
-  EXPECT_EQ(json["rope_parameters"], nlohmann::json::parse(R"({"rope_type":"default","rope_theta":5000.0,"partial_rotary_factor":0.5})"));
+  EXPECT_EQ(json["rope_parameters"],
+            nlohmann::json::parse(
+                R"({"rope_type":"default","rope_theta":5000.0,"partial_rotary_factor":0.5})"));
   EXPECT_EQ(json["dtype"], "float32");
   EXPECT_EQ(json["torch_dtype"], json["dtype"]);
   EXPECT_TRUE(json["bos_token_id"].is_null());
-  for (const nlohmann::json& dialect : {nlohmann::json::parse(R"({"rope_parameters":null})"), nlohmann::json::parse(R"({"rotary_pct":null,"rotary_emb_base":null})")}) {
+  for (const nlohmann::json& dialect :
+       {nlohmann::json::parse(R"({"rope_parameters":null})"),
+        nlohmann::json::parse(R"({"rotary_pct":null,"rotary_emb_base":null})")}) {
     save_model(*random_model(config), 32, path_, 2);
     patch_config(dialect);
     EXPECT_EQ(read_model_config(path_).rope_theta, 5000);
     EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.5);
   }
   patch_config({{"rope_parameters", nullptr}, {"num_attention_heads", 3}});
-  EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.25) << "Hugging Face's default for gpt_neox";
+  EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.25)
+      << "Hugging Face's default for gpt_neox";
   EXPECT_EQ(read_model_config(path_).rope_theta, 10000);
 }
 
@@ -169,8 +205,10 @@ TEST_F(Checkpoint, SinkTokensAreWhatOthersPrepend) {
   save_model(*random_model(config), 32, path_, 2);
   EXPECT_EQ(config_json()["model_type"], "llama");
   EXPECT_EQ(config_json()["bos_token_id"], 1);
-  EXPECT_EQ(config_json()["sink"], nlohmann::json::parse(R"({"kind":"token","count":2,"token_ids":[1,3]})"));
-  const nlohmann::json generation = nlohmann::json::parse(read_file(path_ / "generation_config.json"));
+  EXPECT_EQ(config_json()["sink"],
+            nlohmann::json::parse(R"({"kind":"token","count":2,"token_ids":[1,3]})"));
+  const nlohmann::json generation =
+      nlohmann::json::parse(read_file(path_ / "generation_config.json"));
   EXPECT_EQ(generation["bos_token_id"], 1);
   EXPECT_EQ(generation["eos_token_id"], 2);
   save_model(*random_model(config), 32, path_, 50);
@@ -185,7 +223,9 @@ TEST_F(Checkpoint, ModelsThatOthersWouldMiscomputeSaySo) {
   config.sink.kind = SinkKind::kLogit;
   const auto logits = random_model(config);
   save_model(*logits, 32, path_);
-  EXPECT_TRUE(at::equal(SafetensorsFile(path_ / "model.safetensors").read("gpt_neox.layers.1.attention.sink_logit"), parameter(*logits, "layers.1.sink_logit")));
+  EXPECT_TRUE(at::equal(
+      SafetensorsFile(path_ / "model.safetensors").read("gpt_neox.layers.1.attention.sink_logit"),
+      parameter(*logits, "layers.1.sink_logit")));
   ModelConfig llama = tiny(ModelType::kLlama);
   llama.partial_rotary_factor = 0.5;
   save_model(*random_model(llama), 32, path_);
@@ -199,8 +239,10 @@ TEST_F(Checkpoint, OtherDtypesConvert) {
   const auto model = random_model(tiny(ModelType::kLlama), at::kBFloat16);
   save_model(*model, 32, path_);
   EXPECT_EQ(config_json()["dtype"], "bfloat16");
-  EXPECT_EQ(SafetensorsFile(path_ / "model.safetensors").entries().at("model.norm.weight").dtype, "BF16");
-  EXPECT_TRUE(at::equal(parameter(*load(), "embedding.weight"), parameter(*model, "embedding.weight").to(at::kFloat)));
+  EXPECT_EQ(SafetensorsFile(path_ / "model.safetensors").entries().at("model.norm.weight").dtype,
+            "BF16");
+  EXPECT_TRUE(at::equal(parameter(*load(), "embedding.weight"),
+                        parameter(*model, "embedding.weight").to(at::kFloat)));
   Tensors halves = tensors();
   for (auto& [name, tensor] : halves) tensor = tensor.to(at::kDouble);
   rewrite(halves);
@@ -211,7 +253,8 @@ TEST_F(Checkpoint, MissingExtraAndMisshapenTensorsAreNamed) {
   save_model(*random_model(tiny(ModelType::kLlama)), 32, path_);
   const Tensors whole = tensors();
   Tensors changed(whole);
-  std::erase_if(changed, [](const auto& t) { return t.first == "model.layers.1.mlp.up_proj.weight"; });
+  std::erase_if(changed,
+                [](const auto& t) { return t.first == "model.layers.1.mlp.up_proj.weight"; });
   rewrite(changed);
   expect_refusal("missing tensors: model.layers.1.mlp.up_proj.weight");
   changed = whole;
@@ -263,8 +306,10 @@ TEST_F(Checkpoint, ShardsWithAnIndex) {
   fs::remove(path_ / "model.safetensors");
   const Tensors first(all.begin(), all.begin() + 7), second(all.begin() + 7, all.end());
   nlohmann::json index;
-  for (const auto& [name, tensor] : first) index["weight_map"][name] = "model-00001-of-00002.safetensors";
-  for (const auto& [name, tensor] : second) index["weight_map"][name] = "model-00002-of-00002.safetensors";
+  for (const auto& [name, tensor] : first)
+    index["weight_map"][name] = "model-00001-of-00002.safetensors";
+  for (const auto& [name, tensor] : second)
+    index["weight_map"][name] = "model-00002-of-00002.safetensors";
   write_safetensors(path_ / "model-00001-of-00002.safetensors", first);
   write_safetensors(path_ / "model-00002-of-00002.safetensors", second);
   write_file(path_ / "model.safetensors.index.json", index.dump());
@@ -283,10 +328,13 @@ TEST_F(Checkpoint, UnsupportedConfigurationsAreNamed) {
   const struct {
     const char *patch, *message;
   } cases[] = {
-      {R"({"model_type":"mamba"})", "\"model_type\": \"mamba\" is not supported; supported: llama, gpt_neox"},
+      {R"({"model_type":"mamba"})",
+       "\"model_type\": \"mamba\" is not supported; supported: llama, gpt_neox"},
       {R"({"model_type":null})", "\"model_type\": missing"},
-      {R"({"rope_scaling":{"rope_type":"linear","factor":2.0}})", "\"rope_scaling\": rotary scaling \"linear\""},
-      {R"({"rope_parameters":{"rope_type":"llama3"}})", "\"rope_parameters\": rotary scaling \"llama3\""},
+      {R"({"rope_scaling":{"rope_type":"linear","factor":2.0}})",
+       "\"rope_scaling\": rotary scaling \"linear\""},
+      {R"({"rope_parameters":{"rope_type":"llama3"}})",
+       "\"rope_parameters\": rotary scaling \"llama3\""},
       {R"({"hidden_act":"relu"})", "\"hidden_act\": \"relu\""},
       {R"({"attention_bias":true})", "\"attention_bias\": biases"},
       {R"({"mlp_bias":true})", "\"mlp_bias\": biases"},
@@ -298,10 +346,13 @@ TEST_F(Checkpoint, UnsupportedConfigurationsAreNamed) {
       {R"({"tie_word_embeddings":"no"})", "expected true or false"},
       {R"({"rms_norm_eps":"x"})", "expected a number"},
       {R"({"quantization_config":{"bits":4}})", "\"quantization_config\": quantized"},
-      {R"({"sink":{"kind":"many"}})", "\"sink.kind\": \"many\" is none of none, token, zero, logit"},
+      {R"({"sink":{"kind":"many"}})",
+       "\"sink.kind\": \"many\" is none of none, token, zero, logit"},
       {R"({"sink":{"kind":"token","count":2,"token_ids":[7,7]}})", "7 occurs twice"},
-      {R"({"sink":{"kind":"token","count":1,"token_ids":[50]}})", "sink token id 50 lies outside the vocabulary of 50"},
-      {R"({"sink":{"kind":"token","count":1,"token_ids":1}})", "\"sink.token_ids\": expected a list of integers"},
+      {R"({"sink":{"kind":"token","count":1,"token_ids":[50]}})",
+       "sink token id 50 lies outside the vocabulary of 50"},
+      {R"({"sink":{"kind":"token","count":1,"token_ids":1}})",
+       "\"sink.token_ids\": expected a list of integers"},
       {R"({"sink":3})", "\"sink\": expected an object"},
   };
   for (const auto& c : cases) {
@@ -326,8 +377,11 @@ TEST_F(Checkpoint, ResolvesRunsAndSteps) {
   };
   const fs::path run = directory_.path();
   EXPECT_EQ(resolve_error(run / "none"), (run / "none").string() + ": no such directory");
-  EXPECT_NE(resolve_error(run).find("looked for config.json, for final/config.json and for step-*/manifest.json"), std::string::npos);
-  for (const char* step : {"step-00000900", "step-00001000", "step-00002000", "step-x"}) fs::create_directory(run / step);
+  EXPECT_NE(resolve_error(run).find(
+                "looked for config.json, for final/config.json and for step-*/manifest.json"),
+            std::string::npos);
+  for (const char* step : {"step-00000900", "step-00001000", "step-00002000", "step-x"})
+    fs::create_directory(run / step);
   write_file(run / "step-00000900" / "manifest.json", "{}");
   write_file(run / "step-00001000" / "manifest.json", "{}");
   write_file(run / "step-x" / "manifest.json", "{}");
@@ -336,55 +390,6 @@ TEST_F(Checkpoint, ResolvesRunsAndSteps) {
   fs::create_directory_symlink("step-00000900", run / "final");
   EXPECT_EQ(resolve_model_directory(run), run / "final");
   EXPECT_EQ(resolve_model_directory(run / "step-00000900"), run / "step-00000900");
-}
-
-TEST(Initialize, IsAPureFunctionOfSeedAndName) {
-  ModelConfig config = tiny(ModelType::kLlama);
-  Transformer a(config, at::kFloat, at::kCPU), b(config, at::kFloat, at::kCPU), half(config, at::kBFloat16, at::kCPU);
-  a.initialize(7);
-  b.initialize(8);
-  half.initialize(7);
-  EXPECT_FALSE(at::equal(a.flat(), b.flat()));
-  EXPECT_TRUE(at::equal(a.flat().to(at::kBFloat16), half.flat()));
-  config.num_hidden_layers = 3;
-  config.tie_word_embeddings = true;
-  Transformer deeper(config, at::kFloat, at::kCPU);
-  deeper.initialize(7);
-  EXPECT_TRUE(at::equal(parameter(a, "layers.1.qkv.weight"), parameter(deeper, "layers.1.qkv.weight")));
-  EXPECT_FALSE(at::equal(parameter(a, "layers.0.qkv.weight"), parameter(a, "layers.1.qkv.weight")));
-}
-
-TEST(Initialize, DrawsNormalNumbersOfTheFamilysDeviation) {
-  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox}) {
-    ModelConfig config = tiny(type);
-    config.hidden_size = 240;
-    config.vocab_size = 501;
-    config.intermediate_size = 401;
-    config.sink.kind = SinkKind::kLogit;
-    Transformer model(config, at::kFloat, at::kCPU);
-    model.initialize(1);
-    const double small = std::sqrt(2.0 / (5 * 240)), wang = 2.0 / (2 * std::sqrt(240.0));
-    const auto expect_normal = [&](const std::string& name, double neox) {
-      const double expected = type == ModelType::kLlama ? config.initializer_range : neox;
-      const at::Tensor x = parameter(model, name).flatten().to(at::kDouble) / expected;
-      const double n = static_cast<double>(x.numel());
-      EXPECT_NEAR(x.mean().item<double>(), 0, 4 / std::sqrt(n)) << name;
-      EXPECT_NEAR(x.square().mean().item<double>(), 1, 4 * std::sqrt(2 / n)) << name;
-      EXPECT_NEAR(x.pow(4).mean().item<double>(), 3, 4 * std::sqrt(96 / n)) << name;
-      EXPECT_NEAR((x.slice(0, 1) * x.slice(0, 0, -1)).mean().item<double>(), 0, 4 / std::sqrt(n)) << name;
-    };
-    expect_normal("embedding.weight", small);
-    expect_normal("layers.1.qkv.weight", small);
-    expect_normal("layers.1.up.weight", small);
-    expect_normal("head.weight", small);
-    expect_normal("layers.1.attention_out.weight", wang);
-    expect_normal("layers.1.down.weight", wang);
-    EXPECT_TRUE(at::equal(parameter(model, "layers.0.mlp_norm.weight"), at::ones({240})));
-    EXPECT_TRUE(at::equal(parameter(model, "layers.0.sink_logit"), at::zeros({6})));
-    if (type == ModelType::kGptNeox) {
-      EXPECT_TRUE(at::equal(parameter(model, "layers.0.down.bias"), at::zeros({240})));
-    }
-  }
 }
 
 }  // namespace

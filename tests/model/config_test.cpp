@@ -9,10 +9,14 @@ namespace {
 
 bool mentions(const ModelConfig& config, std::string_view text) {
   const std::vector<std::string> lines = config.problems();
-  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(text) != std::string::npos; });
+  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
+    return line.find(text) != std::string::npos;
+  });
 }
 
-TEST(ModelConfig, DefaultHasNoProblems) { EXPECT_TRUE(ModelConfig{}.problems().empty()); }
+TEST(ModelConfig, DefaultHasNoProblems) {
+  EXPECT_TRUE(ModelConfig{}.problems().empty());
+}
 
 TEST(ModelConfig, DerivedNumbers) {
   ModelConfig config;

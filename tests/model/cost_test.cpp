@@ -7,7 +7,8 @@
 namespace basin {
 namespace {
 
-ModelConfig shape(ModelType type, int64_t vocab, int64_t hidden, int64_t layers, int64_t heads, int64_t width) {
+ModelConfig shape(
+    ModelType type, int64_t vocab, int64_t hidden, int64_t layers, int64_t heads, int64_t width) {
   ModelConfig config;
   config.model_type = type;
   config.vocab_size = vocab;
@@ -72,9 +73,22 @@ TEST(Parameters, ShapesNamesAndDecay) {
     names.push_back(parameter.name);
     EXPECT_EQ(parameter.decay, parameter.shape.size() >= 2) << parameter.name;
   }
-  EXPECT_EQ(names, (std::vector<std::string>{"embedding.weight", "layers.0.attention_norm.weight", "layers.0.attention_norm.bias", "layers.0.qkv.weight", "layers.0.attention_out.weight",
-                                             "layers.0.mlp_norm.weight", "layers.0.mlp_norm.bias", "layers.0.up.weight", "layers.0.up.bias", "layers.0.down.weight",
-                                             "layers.0.down.bias", "layers.0.sink_logit", "final_norm.weight", "final_norm.bias", "head.weight"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"embedding.weight",
+                                      "layers.0.attention_norm.weight",
+                                      "layers.0.attention_norm.bias",
+                                      "layers.0.qkv.weight",
+                                      "layers.0.attention_out.weight",
+                                      "layers.0.mlp_norm.weight",
+                                      "layers.0.mlp_norm.bias",
+                                      "layers.0.up.weight",
+                                      "layers.0.up.bias",
+                                      "layers.0.down.weight",
+                                      "layers.0.down.bias",
+                                      "layers.0.sink_logit",
+                                      "final_norm.weight",
+                                      "final_norm.bias",
+                                      "head.weight"}));
 }
 
 }  // namespace

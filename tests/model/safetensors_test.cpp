@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
 
 #include "tests/model/temporary_directory.h"
 
@@ -18,12 +19,14 @@ std::string file_bytes(const std::string& header, const std::string& data) {
   return bytes + header + data;
 }
 
-std::string floats(const std::vector<float>& values) { return {reinterpret_cast<const char*>(values.data()), values.size() * 4}; }
+std::string floats(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * 4};
+}
 
 class Safetensors : public ::testing::Test {
  protected:
   SafetensorsFile open(const std::string& bytes) {
-    write_file(path_, bytes);
+    std::ofstream(path_, std::ios::binary) << bytes;
     return SafetensorsFile(path_);
   }
   /// The message with which the file is refused; empty when it is not.
@@ -43,7 +46,16 @@ class Safetensors : public ::testing::Test {
 
 TEST_F(Safetensors, RoundTripOfEveryDtypeAndShape) {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf, at::kLong, at::kInt, at::kShort, at::kChar, at::kByte, at::kBool})
+  for (const at::ScalarType type : {at::kFloat,
+                                    at::kDouble,
+                                    at::kBFloat16,
+                                    at::kHalf,
+                                    at::kLong,
+                                    at::kInt,
+                                    at::kShort,
+                                    at::kChar,
+                                    at::kByte,
+                                    at::kBool})
     tensors.emplace_back(c10::toString(type), at::randint(0, 100, {3, 5}).to(type));
   tensors.emplace_back("scalar", at::scalar_tensor(2.5));
   tensors.emplace_back("empty", at::empty({0, 4}));
@@ -60,7 +72,12 @@ TEST_F(Safetensors, RoundTripOfEveryDtypeAndShape) {
 }
 
 TEST_F(Safetensors, WritesTheReferenceOrderFromAnAlignedByte) {
-  write_safetensors(path_, {{"b", at::zeros({2}, at::kHalf)}, {"a", at::zeros({2}, at::kBFloat16)}, {"d", at::ones({3})}, {"c", at::zeros({1})}, {"z", at::zeros({1}, at::kLong)}});
+  write_safetensors(path_,
+                    {{"b", at::zeros({2}, at::kHalf)},
+                     {"a", at::zeros({2}, at::kBFloat16)},
+                     {"d", at::ones({3})},
+                     {"c", at::zeros({1})},
+                     {"z", at::zeros({1}, at::kLong)}});
   const SafetensorsFile file(path_);
   const auto begin = [&](const char* name) { return file.entries().at(name).begin; };
   EXPECT_EQ(begin("z") % 64, 0u);
@@ -80,7 +97,8 @@ TEST_F(Safetensors, TheSameTensorsGiveTheSameBytes) {
 }
 
 TEST_F(Safetensors, RefusesToWriteANameTwice) {
-  EXPECT_THROW(write_safetensors(path_, {{"a", at::zeros({1})}, {"a", at::zeros({1})}}), std::invalid_argument);
+  EXPECT_THROW(write_safetensors(path_, {{"a", at::zeros({1})}, {"a", at::zeros({1})}}),
+               std::invalid_argument);
   EXPECT_THROW(write_safetensors(path_, {{"__metadata__", at::zeros({1})}}), std::invalid_argument);
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
@@ -95,7 +113,9 @@ TEST_F(Safetensors, AFailedWriteLeavesTheOldFile) {
 
 // The reader's list: what the reference reader accepts ...
 TEST_F(Safetensors, AcceptsOddHeaderLengthAnyEntryOrderAndLeadingSpace) {
-  const SafetensorsFile file = open(file_bytes(R"(  {"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} )", floats({1, 2})));
+  const SafetensorsFile file = open(file_bytes(
+      R"(  {"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}} )",
+      floats({1, 2})));
   EXPECT_EQ(file.read("a").item<float>(), 1);
   EXPECT_EQ(file.read("b").item<float>(), 2);
 }
@@ -111,38 +131,75 @@ TEST_F(Safetensors, AcceptsScalarsEmptyTensorsAndMisalignedData) {
 }
 
 TEST_F(Safetensors, KnowsDtypesThatItDoesNotCompute) {
-  const SafetensorsFile file = open(file_bytes(R"({"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},"q":{"dtype":"F4","shape":[2],"data_offsets":[4,5]}})", "12345"));
+  const SafetensorsFile file = open(file_bytes(
+      R"({"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]},"q":{"dtype":"F4","shape":[2],"data_offsets":[4,5]}})",
+      "12345"));
   EXPECT_THROW(file.read("a"), std::runtime_error);
   EXPECT_THROW(file.read("nothing"), std::runtime_error);
 }
 
 // ... and what it rejects.
 TEST_F(Safetensors, RejectsDamage) {
-  const auto one = [](const std::string& entry) { return file_bytes("{\"a\":" + entry + "}", floats({1})); };
-  const std::string two = R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":)";
+  const auto one = [](const std::string& entry) {
+    return file_bytes("{\"a\":" + entry + "}", floats({1}));
+  };
+  const std::string two =
+      R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":)";
   const struct {
     const char *what, *message;
     std::string bytes;
   } cases[] = {
-      {"hole", "\"b\" begins at data byte 8, expected 4: tensors leave a hole", file_bytes(two + "[8,12]}}", floats({1, 2, 3}))},
-      {"overlap", "\"b\" begins at data byte 0, expected 4: tensors overlap", file_bytes(two + "[0,4]}}", floats({1}))},
-      {"not from 0", "\"a\" begins at data byte 4, expected 0", file_bytes(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", floats({1, 2}))},
-      {"duplicate", "names \"a\" twice", file_bytes(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", floats({1, 2}))},
-      {"duplicate inside", "names \"shape\" twice", one(R"({"dtype":"F32","shape":[2],"shape":[1],"data_offsets":[0,4]})")},
-      {"trailing byte", "longer than it should be", one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})") + "x"},
+      {"hole",
+       "\"b\" begins at data byte 8, expected 4: tensors leave a hole",
+       file_bytes(two + "[8,12]}}", floats({1, 2, 3}))},
+      {"overlap",
+       "\"b\" begins at data byte 0, expected 4: tensors overlap",
+       file_bytes(two + "[0,4]}}", floats({1}))},
+      {"not from 0",
+       "\"a\" begins at data byte 4, expected 0",
+       file_bytes(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", floats({1, 2}))},
+      {"duplicate",
+       "names \"a\" twice",
+       file_bytes(
+           R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+           floats({1, 2}))},
+      {"duplicate inside",
+       "names \"shape\" twice",
+       one(R"({"dtype":"F32","shape":[2],"shape":[1],"data_offsets":[0,4]})")},
+      {"trailing byte",
+       "longer than it should be",
+       one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})") + "x"},
       {"short", "cut short", one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})")},
-      {"size", "span 4 bytes, but F32 of shape (2) takes 8", one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})")},
-      {"overflow", "no whole number of bytes", one(R"({"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]})")},
-      {"half a byte", "no whole number of bytes", one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,4]})")},
+      {"size",
+       "span 4 bytes, but F32 of shape (2) takes 8",
+       one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})")},
+      {"overflow",
+       "no whole number of bytes",
+       one(R"({"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]})")},
+      {"half a byte",
+       "no whole number of bytes",
+       one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,4]})")},
       {"backwards", "no [begin, end]", one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,0]})")},
-      {"three offsets", "no [begin, end]", one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})")},
-      {"negative", "\"shape\" is no list of non-negative integers", one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})")},
-      {"fraction", "\"data_offsets\" is no list", one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4.0]})")},
+      {"three offsets",
+       "no [begin, end]",
+       one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4,8]})")},
+      {"negative",
+       "\"shape\" is no list of non-negative integers",
+       one(R"({"dtype":"F32","shape":[-1],"data_offsets":[0,4]})")},
+      {"fraction",
+       "\"data_offsets\" is no list",
+       one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4.0]})")},
       {"no shape", "\"shape\" is no list", one(R"({"dtype":"F32","data_offsets":[0,4]})")},
-      {"unknown dtype", "\"a\": unknown dtype \"F33\"", one(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})")},
+      {"unknown dtype",
+       "\"a\": unknown dtype \"F33\"",
+       one(R"({"dtype":"F33","shape":[1],"data_offsets":[0,4]})")},
       {"no dtype", "unknown dtype (none given)", one(R"({"shape":[1],"data_offsets":[0,4]})")},
-      {"number in metadata", "__metadata__: \"n\" is no string but 3", file_bytes(R"({"__metadata__":{"n":3}})", "")},
-      {"list for metadata", "__metadata__ is no JSON object", file_bytes(R"({"__metadata__":[]})", "")},
+      {"number in metadata",
+       "__metadata__: \"n\" is no string but 3",
+       file_bytes(R"({"__metadata__":{"n":3}})", "")},
+      {"list for metadata",
+       "__metadata__ is no JSON object",
+       file_bytes(R"({"__metadata__":[]})", "")},
       {"entry no object", "its entry is no JSON object", one("3")},
       {"header no object", "no JSON object", file_bytes("[]", "")},
       {"broken JSON", "no valid JSON", file_bytes("{\"a\":", "")},
@@ -151,17 +208,22 @@ TEST_F(Safetensors, RejectsDamage) {
       {"header past the end", "header of 5", std::string("\x05\0\0\0\0\0\0\0{}  ", 12)},
       {"huge header", "not a safetensors file", std::string(8, '\xff') + "{}"},
   };
-  for (const auto& c : cases) EXPECT_NE(refusal(c.bytes).find(c.message), std::string::npos) << c.what << ": " << refusal(c.bytes);
+  for (const auto& c : cases)
+    EXPECT_NE(refusal(c.bytes).find(c.message), std::string::npos)
+        << c.what << ": " << refusal(c.bytes);
 }
 
 TEST_F(Safetensors, EveryTruncationIsRefused) {
   write_safetensors(path_, {{"a", at::randn({5})}, {"b", at::randn({3}).to(at::kBFloat16)}});
   const std::string whole = read_file(path_);
-  for (size_t size = 0; size < whole.size(); ++size) EXPECT_NE(refusal(whole.substr(0, size)), "") << size;
+  for (size_t size = 0; size < whole.size(); ++size)
+    EXPECT_NE(refusal(whole.substr(0, size)), "") << size;
   EXPECT_EQ(refusal(whole), "");
 }
 
-TEST_F(Safetensors, MissingFileIsNamed) { EXPECT_THROW(SafetensorsFile(directory_.path() / "none"), std::runtime_error); }
+TEST_F(Safetensors, MissingFileIsNamed) {
+  EXPECT_THROW(SafetensorsFile(directory_.path() / "none"), std::runtime_error);
+}
 
 }  // namespace
 }  // namespace basin

@@ -8,7 +8,9 @@ namespace basin {
 namespace {
 
 bool mentions(const std::vector<std::string>& lines, std::string_view text) {
-  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(text) != std::string::npos; });
+  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) {
+    return line.find(text) != std::string::npos;
+  });
 }
 
 SinkConfig token_sink(int64_t count, std::vector<int64_t> ids = {}) {

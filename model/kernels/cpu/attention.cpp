@@ -25,6 +25,7 @@ void forward_item_float(const ForwardCall<float>& call, const WorkItem& item) { 
 void forward_item_bf16(const ForwardCall<Bf16>& call, const WorkItem& item) { Forward<FloatWords, Bf16>(call, item).run(); }
 void backward_item_float(const BackwardCall<float>& call, const WorkItem& item) { Backward<FloatWords, float>(call, item).run(); }
 void backward_item_bf16(const BackwardCall<Bf16>& call, const WorkItem& item) { Backward<FloatWords, Bf16>(call, item).run(); }
+const char* target_name() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace basin::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -36,6 +37,7 @@ HWY_EXPORT(forward_item_float);
 HWY_EXPORT(forward_item_bf16);
 HWY_EXPORT(backward_item_float);
 HWY_EXPORT(backward_item_bf16);
+HWY_EXPORT(target_name);
 
 float* scratch(Buffer which, int64_t floats) {
   struct Memory {
@@ -68,12 +70,12 @@ void run_items(const Call& call, Item item, int64_t parts) {
 
 ForwardItem<float> pick_forward(const float*) { return HWY_DYNAMIC_DISPATCH(forward_item_float); }
 ForwardItem<Bf16> pick_forward(const Bf16*) {
-  const auto item = forward_item_dot_bf16();
+  const auto item = dot_kernels().forward;
   return item ? item : HWY_DYNAMIC_DISPATCH(forward_item_bf16);
 }
 BackwardItem<float> pick_backward(const float*) { return HWY_DYNAMIC_DISPATCH(backward_item_float); }
 BackwardItem<Bf16> pick_backward(const Bf16*) {
-  const auto item = backward_item_dot_bf16();
+  const auto item = dot_kernels().backward;
   return item ? item : HWY_DYNAMIC_DISPATCH(backward_item_bf16);
 }
 
@@ -127,11 +129,7 @@ template void attention_forward(const AttentionShape&, const Bf16*, const float*
 template void attention_backward(const AttentionShape&, const float*, const float*, const float*, const float*, const float*, const float*, const float*, float*, float*);
 template void attention_backward(const AttentionShape&, const Bf16*, const float*, const float*, const float*, const Bf16*, const float*, const Bf16*, Bf16*, float*);
 
-const char* instruction_set() {
-  if (forward_item_dot_bf16()) return "AVX3+BF16";
-  const int64_t supported = hwy::SupportedTargets() & HWY_TARGETS;
-  return hwy::TargetName(supported & -supported);   // the lowest bit is the best target
-}
+const char* instruction_set() { return dot_kernels().forward ? "AVX3+BF16" : HWY_DYNAMIC_DISPATCH(target_name)(); }
 
 }  // namespace basin::kernels
 #endif

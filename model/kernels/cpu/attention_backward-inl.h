@@ -21,7 +21,7 @@ class Backward {
         value_rows_(key_scratch(lay_, Buffer::kValueRows)), queries_by_word_(scratch(Buffer::kQueryByWord, lay_.blocks * lay_.by_word())),
         queries_by_row_(scratch(Buffer::kQueryByRow, lay_.blocks * lay_.by_row())), dout_by_word_(scratch(Buffer::kDoutByWord, lay_.blocks * lay_.by_word())),
         dout_by_row_(scratch(Buffer::kDoutByRow, lay_.blocks * lay_.by_row())), minus_lse_(scratch(Buffer::kStatistics, 2 * lay_.blocks * kQueries)),
-        minus_delta_(minus_lse_ + lay_.blocks * kQueries), p_(scratch(Buffer::kScores, std::max(kRows * kQueries, lay_.row))), p_rows_(scratch(Buffer::kProbabilityRows, kRows * kQueries)),
+        minus_delta_(minus_lse_ + lay_.blocks * kQueries), p_(scratch(Buffer::kScores, kRows * kQueries)), p_rows_(scratch(Buffer::kProbabilityRows, kRows * kQueries)),
         ds_rows_(scratch(Buffer::kGradientRows, kRows * kQueries)), ds_pairs_(scratch(Buffer::kPairs, kKeys * kQueries)),
         dquery_(scratch(Buffer::kTile, lay_.blocks * lay_.k_rows * kQueries)), dkey_(scratch(Buffer::kKeyGradient, lay_.keys * lay_.k_stride)),
         dvalue_(scratch(Buffer::kValueGradient, lay_.keys * lay_.k_stride)) {}
@@ -54,99 +54,104 @@ class Backward {
     const AttentionShape& s = call_.shape;
     const auto query = head_of(call_.qkv, item_.b, h, s.H + 2 * s.G, s), dout = head_of(call_.dout, item_.b, h, s.H, s), out = head_of(call_.out, item_.b, h, s.H, s);
     float* rows = scratch(Buffer::kRows, kQueries * lay_.row);
-    float* out_row = p_;
     const float* lse = call_.lse + (item_.b * s.H + h) * s.T;
     double dsink = 0;
     for (int64_t block = 0; block < lay_.blocks; ++block) {
-      load_queries(lay_, transform(lay_.half, scale() * 1.4426950408889634f), query, block, rows);
+      load_queries(lay_, transform(lay_.half, scale() * kLog2E), query, block, rows);
       pack_by_word(lay_, rows, queries_by_word_ + block * lay_.by_word());
       pack_by_row(lay_, rows, queries_by_row_ + block * lay_.by_row());
       load_queries(lay_, transform(0, 1.0f), dout, block, rows);
       pack_by_word(lay_, rows, dout_by_word_ + block * lay_.by_word());
       pack_by_row(lay_, rows, dout_by_row_ + block * lay_.by_row());
+      float *minus_lse = minus_lse_ + block * kQueries, *minus_delta = minus_delta_ + block * kQueries;
+      const int64_t first = lay_.first_query(block);
       for (int64_t i = 0; i < kQueries; ++i) {
-        const int64_t t = lay_.first_query(block) + i;
-        float delta = 0;
-        if (t >= 0) {
-          std::fill(out_row, out_row + lay_.row, 0.0f);
-          transform_row(transform(0, 1.0f), t, out.at(t), out_row, lay_.K);
-          delta = dot(rows + i * lay_.row, out_row);
-          if (call_.sink_logit) dsink -= static_cast<double>(std::exp(call_.sink_logit[h] - lse[t])) * delta;
-        }
-        minus_lse_[block * kQueries + i] = t >= 0 ? -1.4426950408889634f * lse[t] : 0.0f;
-        minus_delta_[block * kQueries + i] = -delta;
+        const int64_t t = first + i;
+        minus_lse[i] = t >= 0 ? -kLog2E * lse[t] : 0.0f;
+        minus_delta[i] = t >= 0 ? -dot_row(rows + i * lay_.row, out.at(t), lay_.K) : 0.0f;
       }
+      if (call_.dsink_parts) dsink += sink_gradient(call_.sink_logit[h] * kLog2E, minus_lse, minus_delta);
     }
     if (call_.dsink_parts && item_.part == 0) call_.dsink_parts[item_.b * s.H + h] = dsink;
   }
 
-  float dot(const float* x, const float* y) const {
+  /// -sum exp(sink - L) D over a block; zero where D is.
+  double sink_gradient(float sink, const float* minus_lse, const float* minus_delta) const {
     V sum = hn::Zero(d);
-    for (int64_t k = 0; k < lay_.row; k += kLanes) sum = hn::MulAdd(hn::Load(d, x + k), hn::Load(d, y + k), sum);
-    return hn::GetLane(hn::SumOfLanes(d, sum));
+    for (int64_t i = 0; i < kQueries; i += kLanes)
+      sum = hn::MulAdd(exp2<5>(hn::Add(hn::Load(d, minus_lse + i), hn::Set(d, sink))), hn::Load(d, minus_delta + i), sum);
+    return static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
   }
 
   /// kKeys keys from `key` on against one block of queries.
   void tile(int64_t key, int64_t block) {
     const int64_t count = std::min(kKeys, lay_.visible_keys(block) - key);
-    for (int64_t r = 0; r < count; r += kRows) {
-      row_block(key + r, block, ds_pairs_ + r / Policy::kPair * kQueries);
-      const float* ds_rows = Policy::kPair == 1 ? ds_pairs_ + r * kQueries : ds_rows_;
-      const float* p_rows = Policy::kPair == 1 ? p_ : p_rows_;
-      constexpr int64_t row = kQueries / Policy::kPair;
-      float* dvalue = dvalue_ + (key + r) * lay_.k_stride;
-      float* dkey = dkey_ + (key + r) * lay_.k_stride;
-      multiply_add_columns<Policy>(Left{p_rows, row, 1}, dout_by_row_ + block * lay_.by_row(), row, dvalue, lay_.k_columns, lay_.k_stride);
-      multiply_add_columns<Policy>(Left{ds_rows, row, 1}, queries_by_row_ + block * lay_.by_row(), row, dkey, lay_.k_columns, lay_.k_stride);
-    }
+    const int64_t half_hidden = lay_.first_query(block) + kLanes - key;   // from this key on the tile's first half of queries sees none
+    int64_t r = 0;
+    for (; r < count && r < half_hidden; r += kRows) row_block<0>(key + r, block, ds_pairs_ + r / Policy::kPair * kQueries);
+    for (; r < count; r += kRows) row_block<1>(key + r, block, ds_pairs_ + r / Policy::kPair * kQueries);
     float* dquery = dquery_ + block * lay_.k_rows * kQueries;
     for (int64_t k = 0; k < lay_.k_rows; k += kRows)
       multiply_add_to<Policy, Floats, 2>(d, Left{key_pairs_ + key / Policy::kPair * lay_.k_rows + k, 1, lay_.k_rows}, ds_pairs_, kQueries, count / Policy::kPair,
                                          dquery + k * kQueries, kQueries);
   }
 
-  /// P and dS of kRows keys: p_, p_rows_, ds_rows_ and the given rows of ds_pairs_.
+  /// P and dS of kRows keys against one block of queries, or its second half (kSkip 1): the rows of ds_pairs, and what they add to dK and dV.
+  template <int kSkip>
   HWY_INLINE void row_block(int64_t key, int64_t block, float* ds_pairs) {
-    const int64_t first = lay_.first_query(block);
-    V p[kRows][2];
-    const float* minus_lse = minus_lse_ + block * kQueries;
-    const float* minus_delta = minus_delta_ + block * kQueries;
+    gradients<kSkip>(key, block, ds_pairs);
+    constexpr int64_t row = kQueries / Policy::kPair, skipped = kSkip * row / 2;
+    const int64_t right = block * lay_.by_row() + skipped * lay_.k_stride;
+    const float* ds_rows = Policy::kPair == 1 ? ds_pairs : ds_rows_;
+    const float* p_rows = Policy::kPair == 1 ? p_ : p_rows_;
+    multiply_add_columns<Policy>(Left{p_rows + skipped, row, 1}, dout_by_row_ + right, row - skipped, dvalue_ + key * lay_.k_stride, lay_.k_columns, lay_.k_stride);
+    multiply_add_columns<Policy>(Left{ds_rows + skipped, row, 1}, queries_by_row_ + right, row - skipped, dkey_ + key * lay_.k_stride, lay_.k_columns, lay_.k_stride);
+  }
+
+  /// P and dS: p_, p_rows_, ds_rows_ and ds_pairs.
+  template <int kSkip>
+  HWY_INLINE void gradients(int64_t key, int64_t block, float* ds_pairs) {
+    constexpr int kVectors = 2 - kSkip;
+    const int64_t first = lay_.first_query(block) + kSkip * kLanes, words = block * lay_.by_word() + kSkip * kLanes;
+    const float* minus_lse = minus_lse_ + block * kQueries + kSkip * kLanes;
+    const float* minus_delta = minus_delta_ + block * kQueries + kSkip * kLanes;
+    V p[kRows][kVectors], full[kRows][2];
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      p[m][0] = hn::Load(d, minus_lse);
-      p[m][1] = hn::Load(d, minus_lse + kLanes);
-    }
-    multiply_add<Policy>(d, Left{key_rows_ + key * lay_.words, lay_.words, 1}, queries_by_word_ + block * lay_.by_word(), kQueries, lay_.words, p);
+    for (int m = 0; m < kRows; ++m)
+      for (int v = 0; v < kVectors; ++v) p[m][v] = hn::Load(d, minus_lse + v * kLanes);
+    multiply_add<Policy>(d, Left{key_rows_ + key * lay_.words, lay_.words, 1}, queries_by_word_ + words, kQueries, lay_.words, p);
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      p[m][0] = exp2<Policy::kExpDegree>(p[m][0]);
-      p[m][1] = exp2<Policy::kExpDegree>(p[m][1]);
-    }
+    for (int m = 0; m < kRows; ++m)
+      for (int v = 0; v < kVectors; ++v) p[m][v] = exp2<Policy::kExpDegree>(p[m][v]);
     if (key + kRows - 1 > first) {
-      const V query0 = hn::Iota(d, static_cast<float>(first)), query1 = hn::Iota(d, static_cast<float>(first + kLanes));
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        const V at = hn::Set(d, static_cast<float>(key + m));
-        p[m][0] = hn::IfThenElseZero(hn::Ge(query0, at), p[m][0]);
-        p[m][1] = hn::IfThenElseZero(hn::Ge(query1, at), p[m][1]);
-      }
+      for (int m = 0; m < kRows; ++m)
+        for (int v = 0; v < kVectors; ++v)
+          p[m][v] = hn::IfThenElseZero(hn::Ge(hn::Iota(d, static_cast<float>(first + v * kLanes)), hn::Set(d, static_cast<float>(key + m))), p[m][v]);
     }
-    FloatWords::store_rows(p, p_);
-    if constexpr (Policy::kPair > 1) Policy::store_rows(p, p_rows_);
-    V ds[kRows][2];
+    widen(p, full);
+    FloatWords::store_rows(full, p_);
+    if constexpr (Policy::kPair > 1) Policy::store_rows(full, p_rows_);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+      for (int v = 0; v < kVectors; ++v) p[m][v] = hn::Load(d, minus_delta + v * kLanes);
+    multiply_add<Policy>(d, Left{value_rows_ + key * lay_.words, lay_.words, 1}, dout_by_word_ + words, kQueries, lay_.words, p);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+      for (int v = 0; v < kVectors; ++v) p[m][v] = hn::Mul(p[m][v], hn::Load(d, p_ + m * kQueries + (kSkip + v) * kLanes));
+    widen(p, full);
+    Policy::store_pairs(full, ds_pairs);
+    if constexpr (Policy::kPair > 1) Policy::store_rows(full, ds_rows_);
+  }
+
+  /// Zeros for a skipped first vector.
+  template <int kVectors>
+  HWY_INLINE void widen(const V (&x)[kRows][kVectors], V (&full)[kRows][2]) const {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      ds[m][0] = hn::Load(d, minus_delta);
-      ds[m][1] = hn::Load(d, minus_delta + kLanes);
+      full[m][0] = kVectors == 2 ? x[m][0] : hn::Zero(d);
+      full[m][1] = x[m][kVectors - 1];
     }
-    multiply_add<Policy>(d, Left{value_rows_ + key * lay_.words, lay_.words, 1}, dout_by_word_ + block * lay_.by_word(), kQueries, lay_.words, ds);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      ds[m][0] = hn::Mul(ds[m][0], hn::Load(d, p_ + m * kQueries));
-      ds[m][1] = hn::Mul(ds[m][1], hn::Load(d, p_ + m * kQueries + kLanes));
-    }
-    Policy::store_pairs(ds, ds_pairs);
-    if constexpr (Policy::kPair > 1) Policy::store_rows(ds, ds_rows_);
   }
 
   /// dQ of head h: to dqkv, or in fp32 to this part's share.
@@ -176,7 +181,7 @@ class Backward {
     const auto dkey = head_of(call_.dqkv, item_.b, s.H + item_.g, heads, s), dvalue = head_of(call_.dqkv, item_.b, s.H + s.G + item_.g, heads, s);
     for (int64_t key = item_.part * kKeys; key < s.T; key += item_.parts * kKeys) {
       for (int64_t t = key; t < std::min(key + kKeys, s.T); ++t) {
-        transform_row(transform(lay_.half, 0.6931471805599453f, -1.0f), t, dkey_ + t * lay_.k_stride, dkey.at(t), lay_.K);
+        transform_row(transform(lay_.half, kLog2, -1.0f), t, dkey_ + t * lay_.k_stride, dkey.at(t), lay_.K);
         transform_row(transform(0, 1.0f), t, dvalue_ + t * lay_.k_stride, dvalue.at(t), lay_.K);
       }
     }

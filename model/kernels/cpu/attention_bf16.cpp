@@ -72,27 +72,24 @@ struct Bf16Words {
 void forward_item_dot(const ForwardCall<Bf16>& call, const WorkItem& item) { Forward<Bf16Words, Bf16>(call, item).run(); }
 void backward_item_dot(const BackwardCall<Bf16>& call, const WorkItem& item) { Backward<Bf16Words, Bf16>(call, item).run(); }
 
+DotKernels dot_kernels_of_target() {
+  return __builtin_cpu_supports("avx512bf16") ? DotKernels{forward_item_dot, backward_item_dot} : DotKernels{};
+}
+
 }  // namespace basin::kernels::HWY_NAMESPACE
 #pragma GCC pop_options
+#else
+namespace basin::kernels::HWY_NAMESPACE {
+DotKernels dot_kernels_of_target() { return {}; }
+}  // namespace basin::kernels::HWY_NAMESPACE
 #endif
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace basin::kernels {
-#if HWY_TARGETS & HWY_AVX3
 
-namespace {
-bool usable() { return (hwy::SupportedTargets() & HWY_AVX3) && __builtin_cpu_supports("avx512bf16"); }
-}  // namespace
+HWY_EXPORT(dot_kernels_of_target);
+DotKernels dot_kernels() { return HWY_DYNAMIC_DISPATCH(dot_kernels_of_target)(); }
 
-ForwardItem<Bf16> forward_item_dot_bf16() { return usable() ? N_AVX3::forward_item_dot : nullptr; }
-BackwardItem<Bf16> backward_item_dot_bf16() { return usable() ? N_AVX3::backward_item_dot : nullptr; }
-
-#else
-
-ForwardItem<Bf16> forward_item_dot_bf16() { return nullptr; }
-BackwardItem<Bf16> backward_item_dot_bf16() { return nullptr; }
-
-#endif
 }  // namespace basin::kernels
 #endif

@@ -39,13 +39,13 @@ class Forward {
   /// One block of queries of head h against all keys that it sees.
   void attend(int64_t h, int64_t block) {
     const AttentionShape& s = call_.shape;
-    const float scale = 1.4426950408889634f / std::sqrt(static_cast<float>(s.K));
+    const float scale = kLog2E / std::sqrt(static_cast<float>(s.K));
     float* rows = scratch(Buffer::kRows, kQueries * lay_.row);
     load_queries(lay_, Transform{call_.cos, call_.sin, lay_.half, 1.0f, scale}, head_of(call_.qkv, item_.b, h, s.H + 2 * s.G, s), block, rows);
     pack_by_word(lay_, rows, queries_);
     const bool sink = call_.sink_logit != nullptr;   // a key in front of all others, with value 0
     for (int v = 0; v < 2; ++v) {
-      max_[v] = hn::Set(d, sink ? call_.sink_logit[h] * 1.4426950408889634f : kHidden);
+      max_[v] = hn::Set(d, sink ? call_.sink_logit[h] * kLog2E : kHidden);
       sum_[v] = hn::Set(d, sink ? 1.0f : 0.0f);
     }
     std::fill(out_, out_ + lay_.k_rows * kQueries, 0.0f);
@@ -64,42 +64,49 @@ class Forward {
 
   /// scores_ (count, kQueries) of the keys from `key` on, masked; max_ brought up to date.
   void score(int64_t key, int64_t count, int64_t first_query) {
-    V max0 = max_[0], max1 = max_[1];
-    const V query0 = hn::Iota(d, static_cast<float>(first_query)), query1 = hn::Iota(d, static_cast<float>(first_query + kLanes));
-    for (int64_t r = 0; r < count; r += kRows) {
-      V s[kRows][2];
+    const int64_t half_hidden = first_query + kLanes - key;   // from this key on the first half of the queries sees none
+    int64_t r = 0;
+    for (; r < count && r < half_hidden; r += kRows) score_rows<0>(key + r, first_query, scores_ + r * kQueries);
+    for (; r < count; r += kRows) score_rows<1>(key + r, first_query, scores_ + r * kQueries);
+  }
+
+  /// kRows keys against the queries, or their second half (kSkip 1).
+  template <int kSkip>
+  HWY_INLINE void score_rows(int64_t key, int64_t first_query, float* scores) {
+    constexpr int kVectors = 2 - kSkip;
+    const V hidden = hn::Set(d, kHidden);
+    V s[kRows][kVectors];
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) s[m][0] = s[m][1] = hn::Zero(d);
-      multiply_add<Policy>(d, Left{keys_ + (key + r) * lay_.words, lay_.words, 1}, queries_, kQueries, lay_.words, s);
-      if (key + r + kRows - 1 > first_query) {
+    for (int m = 0; m < kRows; ++m)
+      for (int v = 0; v < kVectors; ++v) s[m][v] = hn::Zero(d);
+    multiply_add<Policy>(d, Left{keys_ + key * lay_.words, lay_.words, 1}, queries_ + kSkip * kLanes, kQueries, lay_.words, s);
+    const int64_t first = first_query + kSkip * kLanes;
+    if (key + kRows - 1 > first) {
 #pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) {
-          const V at = hn::Set(d, static_cast<float>(key + r + m));
-          s[m][0] = hn::IfThenElse(hn::Ge(query0, at), s[m][0], hn::Set(d, kHidden));
-          s[m][1] = hn::IfThenElse(hn::Ge(query1, at), s[m][1], hn::Set(d, kHidden));
-        }
-      }
+      for (int m = 0; m < kRows; ++m)
+        for (int v = 0; v < kVectors; ++v)
+          s[m][v] = hn::IfThenElse(hn::Ge(hn::Iota(d, static_cast<float>(first + v * kLanes)), hn::Set(d, static_cast<float>(key + m))), s[m][v], hidden);
+    }
 #pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        max0 = hn::Max(max0, s[m][0]);
-        max1 = hn::Max(max1, s[m][1]);
-        hn::Store(s[m][0], d, scores_ + (r + m) * kQueries);
-        hn::Store(s[m][1], d, scores_ + (r + m) * kQueries + kLanes);
+    for (int m = 0; m < kRows; ++m) {
+      if constexpr (kSkip) hn::Store(hidden, d, scores + m * kQueries);
+      for (int v = 0; v < kVectors; ++v) {
+        max_[kSkip + v] = hn::Max(max_[kSkip + v], s[m][v]);
+        hn::Store(s[m][v], d, scores + m * kQueries + (kSkip + v) * kLanes);
       }
     }
-    max_[0] = max0;
-    max_[1] = max1;
   }
 
   /// scores_ -> probabilities in pairs_; sums and outputs so far are rescaled to the new maximum.
   void exponentiate(int64_t count, V rescale0, V rescale1) {
     V sum0 = hn::Mul(sum_[0], rescale0), sum1 = hn::Mul(sum_[1], rescale1);
+    const V max0 = max_[0], max1 = max_[1];
     for (int64_t r = 0; r < count; r += kRows) {
       V p[kRows][2];
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {
-        p[m][0] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries), max_[0]));
-        p[m][1] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries + kLanes), max_[1]));
+        p[m][0] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries), max0));
+        p[m][1] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries + kLanes), max1));
         sum0 = hn::Add(sum0, p[m][0]);
         sum1 = hn::Add(sum1, p[m][1]);
       }
@@ -124,7 +131,7 @@ class Forward {
     transpose(out_, kQueries, lay_.K, kQueries, rows, lay_.row);
     alignas(64) float lse[kQueries];
     for (int v = 0; v < 2; ++v)
-      hn::Store(hn::MulAdd(max_[v], hn::Set(d, 0.6931471805599453f), hn::Log(d, sum_[v])), d, lse + v * kLanes);
+      hn::Store(hn::MulAdd(max_[v], hn::Set(d, kLog2), hn::Log(d, sum_[v])), d, lse + v * kLanes);
     const Head<Float> out = head_of(call_.out, item_.b, h, s.H, s);
     const int64_t first = lay_.first_query(block);
     for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i) {

@@ -63,17 +63,51 @@ HWY_INLINE void multiply_add_to(D d, const Left& left, const float* HWY_RESTRICT
   }
 }
 
+/// The same for one and a half vectors of columns (head size 24 on AVX-512), so that each word of the left operand is still loaded once.
+template <class Policy>
+HWY_INLINE void multiply_add_to_mixed(const Left& left, const float* HWY_RESTRICT right, int64_t right_step, int64_t steps, float* HWY_RESTRICT c, int64_t c_row) {
+  const Floats d;
+  const hn::Half<Floats> dh;
+  V sum[kRows];
+  hn::Vec<hn::Half<Floats>> half_sum[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    sum[m] = hn::Load(d, c + m * c_row);
+    half_sum[m] = hn::Load(dh, c + m * c_row + kLanes);
+  }
+  const float* HWY_RESTRICT a = left.base;
+  for (int64_t s = 0; s < steps; ++s) {
+    const auto b = hn::Load(d, right);
+    const auto half_b = hn::Load(dh, right + kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const V broadcast = hn::Set(d, a[m * left.row]);
+      sum[m] = Policy::dot(broadcast, b, sum[m]);
+      half_sum[m] = Policy::dot(hn::LowerHalf(dh, broadcast), half_b, half_sum[m]);
+    }
+    a += left.step;
+    right += right_step;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    hn::Store(sum[m], d, c + m * c_row);
+    hn::Store(half_sum[m], dh, c + m * c_row + kLanes);
+  }
+}
+
 /// The same for `columns` columns, a multiple of half a vector; right and c have rows of `stride` words, a multiple of a vector.
 template <class Policy>
 HWY_INLINE void multiply_add_columns(const Left& left, const float* HWY_RESTRICT right, int64_t steps, float* HWY_RESTRICT c, int64_t columns, int64_t stride) {
   const Floats d;
   int64_t n = 0;
   for (; n + 2 * kLanes <= columns; n += 2 * kLanes) multiply_add_to<Policy, Floats, 2>(d, left, right + n, stride, steps, c + n, stride);
-  if (n + kLanes <= columns) {
+  if (columns - n > kLanes) {
+    multiply_add_to_mixed<Policy>(left, right + n, stride, steps, c + n, stride);
+  } else if (columns - n == kLanes) {
     multiply_add_to<Policy, Floats, 1>(d, left, right + n, stride, steps, c + n, stride);
-    n += kLanes;
+  } else if (columns > n) {
+    multiply_add_to<Policy, hn::Half<Floats>, 1>(hn::Half<Floats>(), left, right + n, stride, steps, c + n, stride);
   }
-  if (n < columns) multiply_add_to<Policy, hn::Half<Floats>, 1>(hn::Half<Floats>(), left, right + n, stride, steps, c + n, stride);
 }
 
 /// 2^x by a minimax polynomial of the fraction, relative error 7.5e-8 (degree 5) or 7.5e-5 (degree 3, enough before rounding to bf16).
@@ -130,6 +164,12 @@ HWY_INLINE void store_floats(hn::Vec<D> x, D, Bf16* p) {
   const hn::Rebind<uint16_t, D> d16;
   const hn::Rebind<uint32_t, D> d32;
   const hn::Rebind<int32_t, D> di;
+#ifdef __AVX512BF16__
+  if constexpr (hn::MaxLanes(D()) == 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw)));
+    return;
+  }
+#endif
   const auto bits = hn::BitCast(d32, x);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fffu))));
@@ -181,6 +221,28 @@ template <class From, class To>
 HWY_INLINE void copy_row(const RowCopy<From, To>& row, int64_t K) {
   for_spans(Floats(), 0, row.half, RotatedSpan<From, To>{row});
   for_spans(Floats(), 2 * row.half, K, PlainSpan<From, To>{row});
+}
+
+template <class Float>
+struct DotSpan {
+  const float* x;
+  const Float* y;
+  float& sum;
+  template <class D>
+  HWY_INLINE void operator()(D d, int64_t i) const {
+    sum += hn::GetLane(hn::SumOfLanes(d, hn::Mul(hn::LoadU(d, x + i), load_floats(d, y + i))));
+  }
+};
+/// Sum of x[i] y[i].
+template <class Float>
+HWY_INLINE float dot_row(const float* x, const Float* y, int64_t n) {
+  const Floats d;
+  const int64_t whole = n / kLanes * kLanes;
+  V lanes = hn::Zero(d);
+  for (int64_t i = 0; i < whole; i += kLanes) lanes = hn::MulAdd(hn::LoadU(d, x + i), load_floats(d, y + i), lanes);
+  float sum = hn::GetLane(hn::SumOfLanes(d, lanes));
+  for_spans(d, whole, n, DotSpan<Float>{x, y, sum});
+  return sum;
 }
 
 /// src (rows, columns), row stride src_row -> dst (columns, rows), row stride dst_row. Both counts are rounded up to 4: the memory must be there.

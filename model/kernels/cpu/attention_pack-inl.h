@@ -92,8 +92,8 @@ float* key_scratch(const Layout<Policy>& lay, Buffer which) {
 /// Loads one block of a head's queries (or of their output's gradient): rows (kQueries, row), zeros before query 0 and beyond K.
 template <class Policy, class Float>
 void load_queries(const Layout<Policy>& lay, const Transform& f, const Head<const Float>& x, int64_t block, float* rows) {
-  std::fill(rows, rows + kQueries * lay.row, 0.0f);
   const int64_t first = lay.first_query(block);
+  if (first < 0 || lay.row > lay.K) std::fill(rows, rows + kQueries * lay.row, 0.0f);
   for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i) transform_row(f, first + i, x.at(first + i), rows + i * lay.row, lay.K);
 }
 

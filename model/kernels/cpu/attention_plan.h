@@ -8,6 +8,8 @@
 
 namespace basin::kernels {
 
+inline constexpr float kLog2E = 1.4426950408889634f, kLog2 = 0.6931471805599453f;   // 1 / log 2, log 2
+
 /// Arguments of attention_forward (kernels.h).
 template <class Float>
 struct ForwardCall {
@@ -43,9 +45,12 @@ using ForwardItem = void (*)(const ForwardCall<Float>&, const WorkItem&);
 template <class Float>
 using BackwardItem = void (*)(const BackwardCall<Float>&, const WorkItem&);
 
-/// The AVX512-BF16 kernels of attention_bf16.cpp, or null where the processor or the build has none.
-ForwardItem<Bf16> forward_item_dot_bf16();
-BackwardItem<Bf16> backward_item_dot_bf16();
+/// The AVX512-BF16 kernels of attention_bf16.cpp; null where the processor or the build has none.
+struct DotKernels {
+  ForwardItem<Bf16> forward = nullptr;
+  BackwardItem<Bf16> backward = nullptr;
+};
+DotKernels dot_kernels();
 
 /// Scratch buffers of a thread, by use. A buffer keeps its memory from call to call and grows when asked for more; its contents are undefined.
 enum class Buffer {

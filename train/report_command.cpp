@@ -1,0 +1,86 @@
+// The verb `report`.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "configs/files.h"
+#include "train/commands.h"
+#include "train/report.h"
+#include "train/report_findings.h"
+#include "train/report_plots.h"
+#include "train/report_svg.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ReportOptions {
+  std::vector<fs::path> runs;
+  fs::path out, svg_directory;
+};
+
+fs::path output_file(const ReportOptions& options) {
+  if (!options.out.empty()) return options.out;
+  const fs::path first = options.runs.front().lexically_normal(),
+                 directory = first.has_filename() ? first : first.parent_path();
+  return (options.runs.size() == 1 ? directory : directory.parent_path()) / "report.html";
+}
+
+std::string command_line(const ReportOptions& options) {
+  std::string command = "build/basin report";
+  for (const fs::path& run : options.runs) command += " " + shell_word(run.string());
+  return command + " --out " + shell_word(output_file(options).string());
+}
+
+void write_parent(const fs::path& file, const std::string& bytes) {
+  if (file.has_parent_path()) fs::create_directories(file.parent_path());
+  write_file(file, bytes);
+}
+
+void write_pictures(const std::vector<RunRecord>& runs, const fs::path& directory) {
+  const Comparison comparison = compare(runs);
+  const std::string loss = loss_plot(runs),
+                    streaming = comparison.groups.empty() ? "" : streaming_plot(runs, comparison.groups.front());
+  if (!loss.empty()) write_parent(directory / "loss.svg", svg_file(loss));
+  if (!streaming.empty()) write_parent(directory / "streaming.svg", svg_file(streaming));
+  if (loss.empty()) spdlog::warn("no {}: none of the runs has a training log", (directory / "loss.svg").string());
+  if (streaming.empty()) {
+    spdlog::warn("no {}: {}", (directory / "streaming.svg").string(),
+                 comparison.refusal.empty() ? "run " + evaluate_command(runs.front(), comparison) : comparison.refusal);
+  }
+}
+
+void make_report(const ReportOptions& options) {
+  const std::vector<RunRecord> runs = read_runs(options.runs);
+  const fs::path file = output_file(options);
+  write_parent(file, report_page(runs, command_line(options)));
+  if (!options.svg_directory.empty()) write_pictures(runs, options.svg_directory);
+  std::fputs(fmt::format("{}{}\n", report_summary(runs), file.string()).c_str(), stdout);
+}
+
+}  // namespace
+
+void add_report(CLI::App& app, int& status) {
+  auto options = std::make_shared<ReportOptions>();
+  CLI::App* verb = app.add_subcommand(
+      "report",
+      "one self-contained HTML page about one or more runs: loss curves, one kept token against four, attention");
+  verb->add_option("RUN", options->runs, "run directories; those to compare in one page, vanilla first")->required();
+  verb->add_option("--out", options->out,
+                   "the page; default report.html in the run, or beside the runs when there are several");
+  verb->add_option("--svg", options->svg_directory, "also write loss.svg and streaming.svg into this directory");
+  verb->footer("Example:\n  basin report runs/demo-none runs/demo-sink --out runs/demo/report.html");
+  verb->callback([options, &status] {
+    make_report(*options);
+    status = 0;
+  });
+}
+
+}  // namespace basin

@@ -10,7 +10,11 @@ namespace basin::kernels {
 namespace {
 
 struct Buffers {
-  explicit Buffers(int64_t n) : master(random_array<float>(n, 1)), m(random_array<float>(n, 2, 0.1)), v(random_array<float>(n, 3, 0.1)), published(static_cast<size_t>(n)) {
+  explicit Buffers(int64_t n)
+      : master(random_array<float>(n, 1)),
+        m(random_array<float>(n, 2, 0.1)),
+        v(random_array<float>(n, 3, 0.1)),
+        published(static_cast<size_t>(n)) {
     for (float& value : v) value *= value;
   }
   std::vector<float> master, m, v;
@@ -36,13 +40,15 @@ void expect_published_update(int64_t n, double t) {
     m.push_back(beta1 * b.m[i] + (1 - beta1) * g);
     v.push_back(beta2 * b.v[i] + (1 - beta2) * g * g);
     const double m_hat = m[i] / (1 - std::pow(beta1, t)), v_hat = v[i] / (1 - std::pow(beta2, t));
-    master.push_back(b.master[i] - s.lr * (m_hat / (std::sqrt(v_hat) + s.eps) + static_cast<double>(s.weight_decay) * b.master[i]));
+    master.push_back(b.master[i] - s.lr * (m_hat / (std::sqrt(v_hat) + s.eps) +
+                                           static_cast<double>(s.weight_decay) * b.master[i]));
   }
   adamw(s, n, grad.data(), b.master.data(), b.m.data(), b.v.data(), b.published.data());
   expect_close(b.m, m);
   expect_close(b.v, v, 1e-5, 1e-6);
   expect_close(b.master, master);
-  for (int64_t i = 0; i < n; ++i) ASSERT_EQ(b.published[i].bits, from_double<Bf16>(b.master[i]).bits) << i;
+  for (int64_t i = 0; i < n; ++i)
+    ASSERT_EQ(b.published[i].bits, from_double<Bf16>(b.master[i]).bits) << i;
 }
 
 TEST(AdamWTest, MatchesThePublishedUpdate) {
@@ -50,20 +56,69 @@ TEST(AdamWTest, MatchesThePublishedUpdate) {
     for (const int64_t n : {1, 15, 16, 133}) expect_published_update(n, 1);
     expect_published_update(1000, 1000);
   });
-  expect_published_update(70001, 3);   // several threads
+  expect_published_update(70001, 3);  // several threads
 }
 
 TEST(AdamWTest, PiecesGiveTheSameBitsAsTheWhole) {
   const int64_t n = 70001, cut = 33333;
   const std::vector<float> grad = random_array<float>(n, 4);
   Buffers whole(n), pieces(n);
-  adamw(step_at(2), n, grad.data(), whole.master.data(), whole.m.data(), whole.v.data(), whole.published.data());
-  adamw(step_at(2), cut, grad.data(), pieces.master.data(), pieces.m.data(), pieces.v.data(), pieces.published.data());
-  adamw(step_at(2), n - cut, grad.data() + cut, pieces.master.data() + cut, pieces.m.data() + cut, pieces.v.data() + cut, nullptr);
+  adamw(step_at(2),
+        n,
+        grad.data(),
+        whole.master.data(),
+        whole.m.data(),
+        whole.v.data(),
+        whole.published.data());
+  adamw(step_at(2),
+        cut,
+        grad.data(),
+        pieces.master.data(),
+        pieces.m.data(),
+        pieces.v.data(),
+        pieces.published.data());
+  adamw(step_at(2),
+        n - cut,
+        grad.data() + cut,
+        pieces.master.data() + cut,
+        pieces.m.data() + cut,
+        pieces.v.data() + cut,
+        nullptr);
   EXPECT_EQ(whole.master, pieces.master);
   EXPECT_EQ(whole.m, pieces.m);
   EXPECT_EQ(whole.v, pieces.v);
   EXPECT_EQ(pieces.published[cut].bits, 0) << "null must leave the copy alone";
+}
+
+TEST(AdamWTest, PublishesTheNearestBf16WithTiesToEven) {
+  const AdamWStep still{0, 0.9f, 0.95f, 1e-8f, 0, 1, 0.1f, 0.05f};
+  std::vector<float> start;
+  for (uint32_t upper = 0; upper < 0x10000; ++upper) {
+    const uint32_t exponent = upper >> 7 & 0xFF;
+    if (exponent == 0 || exponent == 0xFE)
+      continue;  // denormals may be flushed; the largest values round to infinity
+    for (const uint32_t lower : {0x0000u, 0x0001u, 0x7FFFu, 0x8000u, 0x8001u, 0xFFFFu})
+      start.push_back(std::bit_cast<float>(upper << 16 | lower));
+  }
+  const std::vector<float> grad(start.size());
+  for_each_instruction_set([&] {
+    std::vector<float> master = start, m(start.size()), v(start.size());
+    std::vector<Bf16> published(start.size());
+    adamw(still,
+          static_cast<int64_t>(start.size()),
+          grad.data(),
+          master.data(),
+          m.data(),
+          v.data(),
+          published.data());
+    for (size_t i = 0; i < start.size(); ++i) {
+      if (std::isnan(start[i])) {
+        ASSERT_TRUE(std::isnan(to_double(published[i]))) << std::bit_cast<uint32_t>(start[i]);
+      } else {
+        ASSERT_EQ(published[i].bits, from_double<Bf16>(start[i]).bits) << start[i];
+      }
+    }
+  });
 }
 
 TEST(SumOfSquaresTest, MatchesAPlainSumAndNoThreadCountChangesABit) {
@@ -72,7 +127,8 @@ TEST(SumOfSquaresTest, MatchesAPlainSumAndNoThreadCountChangesABit) {
     const std::vector<float> x = random_array<float>(n, 5, 100);
     double want = 0;
     for (const float value : x) want += static_cast<double>(value) * value;
-    for_each_instruction_set([&] { EXPECT_NEAR(sum_of_squares(n, x.data()), want, 1e-12 * want) << n; });
+    for_each_instruction_set(
+        [&] { EXPECT_NEAR(sum_of_squares(n, x.data()), want, 1e-12 * want) << n; });
     const double sum = sum_of_squares(n, x.data());
     for (const int count : {1, 2, 5}) {
       omp_set_num_threads(count);
@@ -83,7 +139,9 @@ TEST(SumOfSquaresTest, MatchesAPlainSumAndNoThreadCountChangesABit) {
 }
 
 TEST(SumOfSquaresTest, IsNonFiniteExactlyWhenAnElementIs) {
-  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad : {std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
     for (const int64_t place : {0, 20000, 40000}) {
       std::vector<float> x(40001, 1e30f);
       EXPECT_TRUE(std::isfinite(sum_of_squares(40001, x.data())));

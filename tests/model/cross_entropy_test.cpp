@@ -26,10 +26,13 @@ void expect_matches_definition(int64_t rows, int64_t V, double spread) {
     for (int64_t i = 0; i < V; ++i) max = std::max(max, to_double(logits[n * V + i]));
     for (int64_t i = 0; i < V; ++i) sum += std::exp(to_double(logits[n * V + i]) - max);
     nll_want.push_back(std::log(sum) + max - to_double(logits[n * V + targets[n]]));
-    for (int64_t i = 0; i < V; ++i) gradient_want.push_back(scale * (std::exp(to_double(logits[n * V + i]) - max) / sum - (i == targets[n] ? 1 : 0)));
+    for (int64_t i = 0; i < V; ++i)
+      gradient_want.push_back(
+          scale * (std::exp(to_double(logits[n * V + i]) - max) / sum - (i == targets[n] ? 1 : 0)));
   }
   std::vector<float> nll(static_cast<size_t>(rows), -1);
-  cross_entropy_in_place<Float>(rows, V, logits.data(), targets.data(), static_cast<float>(scale), nll.data());
+  cross_entropy_in_place<Float>(
+      rows, V, logits.data(), targets.data(), static_cast<float>(scale), nll.data());
   expect_close(nll, nll_want);
   expect_close(logits, gradient_want, 1e-5, 1e-2 * scale);
 }
@@ -43,7 +46,7 @@ TYPED_TEST(KernelTest, CrossEntropyMatchesItsDefinition) {
       expect_matches_definition<TypeParam>(2, V, 20);
     }
   });
-  expect_matches_definition<TypeParam>(70, 1000, 3);   // several threads
+  expect_matches_definition<TypeParam>(70, 1000, 3);  // several threads
   expect_matches_definition<TypeParam>(2, 65536, 3);
 }
 
@@ -61,7 +64,8 @@ TYPED_TEST(KernelTest, CrossEntropyOfMaskedLogitsIsExactlyZeroThere) {
 }
 
 TYPED_TEST(KernelTest, CrossEntropyOfNonFiniteLogitsIsNan) {
-  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     for_each_instruction_set([bad] {
       for (const int64_t place : {0, 37, 99}) {
         std::vector<TypeParam> logits(100, from_double<TypeParam>(0.5));
@@ -84,7 +88,8 @@ TEST(CrossEntropyTest, TargetsOutsideTheVocabularyAreRefusedBeforeAnythingIsWrit
       cross_entropy_in_place<float>(2, 10, logits.data(), targets.data(), 1, nll.data());
       FAIL() << "accepted target " << bad;
     } catch (const std::out_of_range& error) {
-      EXPECT_NE(std::string(error.what()).find(std::to_string(bad)), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(std::to_string(bad)), std::string::npos)
+          << error.what();
     }
     EXPECT_EQ(logits, std::vector<float>(20, 0.5f));
     EXPECT_EQ(nll, std::vector<float>(2, 3));

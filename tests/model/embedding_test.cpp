@@ -8,13 +8,15 @@ namespace {
 
 template <class Float>
 void expect_equals_plain_loop(int64_t n, int64_t D, int64_t V) {
-  SCOPED_TRACE(testing::Message() << "n " << n << ", D " << D << ", threads " << omp_get_max_threads());
+  SCOPED_TRACE(testing::Message() << "n " << n << ", D " << D << ", threads "
+                                  << omp_get_max_threads());
   const std::vector<Float> dy = random_array<Float>(n * D, 1);
   std::vector<float> got = random_array<float>(V * D, 2), want = got;
   std::vector<int64_t> ids(static_cast<size_t>(n));
-  for (int64_t row = 0; row < n; ++row) ids[row] = row * row % V;   // many repeats
+  for (int64_t row = 0; row < n; ++row) ids[row] = row * row % V;  // many repeats
   for (int64_t row = 0; row < n; ++row) {
-    for (int64_t i = 0; i < D; ++i) want[ids[row] * D + i] += static_cast<float>(to_double(dy[row * D + i]));
+    for (int64_t i = 0; i < D; ++i)
+      want[ids[row] * D + i] += static_cast<float>(to_double(dy[row * D + i]));
   }
   embedding_backward<Float>(n, D, ids.data(), dy.data(), got.data());
   EXPECT_EQ(got, want);
@@ -30,6 +32,7 @@ TYPED_TEST(KernelTest, EmbeddingGradientEqualsAPlainLoop) {
       expect_equals_plain_loop<TypeParam>(3, D, 2);
       expect_equals_plain_loop<TypeParam>(1500, D, 61);
     }
+    expect_equals_plain_loop<TypeParam>(8000, 17, 61);  // too narrow to split by columns
     expect_equals_plain_loop<TypeParam>(0, 96, 61);
   }
   omp_set_num_threads(threads);

@@ -1,4 +1,5 @@
-// Norm kernels against fp64: the definition for forward, finite differences of the definition for backward.
+// Norm kernels against fp64: the definition for forward, finite differences of the definition for
+// backward.
 #include <omp.h>
 
 #include <cmath>
@@ -13,16 +14,25 @@ constexpr double kEps = 1e-5;
 template <class Float>
 struct Case {
   Case(int64_t rows_in, int64_t D_in, bool is_rms_in, bool with_residual, bool with_bias)
-      : rows(rows_in), D(D_in), is_rms(is_rms_in), x(random_array<Float>(rows * D, 1)), weight(random_array<Float>(D, 2)), dy(random_array<Float>(rows * D, 3)) {
-    for (Float& value : x) value = from_double<Float>(to_double(value) + 0.5);   // a mean that matters
-    if (with_residual) delta = random_array<Float>(rows * D, 4), dh = random_array<Float>(rows * D, 5);
+      : rows(rows_in),
+        D(D_in),
+        is_rms(is_rms_in),
+        x(random_array<Float>(rows * D, 1)),
+        weight(random_array<Float>(D, 2)),
+        dy(random_array<Float>(rows * D, 3)) {
+    for (Float& value : x)
+      value = from_double<Float>(to_double(value) + 0.5);  // a mean that matters
+    if (with_residual)
+      delta = random_array<Float>(rows * D, 4), dh = random_array<Float>(rows * D, 5);
     if (with_bias) bias = random_array<Float>(D, 6);
   }
 
   // h as it is stored, in fp64
   std::vector<double> hidden() const {
     std::vector<double> h(x.size());
-    for (size_t i = 0; i < x.size(); ++i) h[i] = to_double(delta.empty() ? x[i] : from_double<Float>(to_double(x[i]) + to_double(delta[i])));
+    for (size_t i = 0; i < x.size(); ++i)
+      h[i] = to_double(delta.empty() ? x[i]
+                                     : from_double<Float>(to_double(x[i]) + to_double(delta[i])));
     return h;
   }
 
@@ -39,14 +49,16 @@ Statistics statistics(const double* h, int64_t D, bool is_rms) {
   Statistics s;
   double variance = 0;
   for (int64_t i = 0; i < D && !is_rms; ++i) s.mean += h[i] / static_cast<double>(D);
-  for (int64_t i = 0; i < D; ++i) variance += (h[i] - s.mean) * (h[i] - s.mean) / static_cast<double>(D);
+  for (int64_t i = 0; i < D; ++i)
+    variance += (h[i] - s.mean) * (h[i] - s.mean) / static_cast<double>(D);
   s.scale = 1 / std::sqrt(variance + kEps);
   return s;
 }
 
 template <class Float>
 double normed(const Case<Float>& c, const double* h, const Statistics& s, int64_t i) {
-  return (h[i] - s.mean) * s.scale * to_double(c.weight[i]) + (c.bias.empty() ? 0 : to_double(c.bias[i]));
+  return (h[i] - s.mean) * s.scale * to_double(c.weight[i]) +
+         (c.bias.empty() ? 0 : to_double(c.bias[i]));
 }
 
 // sum(dy * norm(h)) over one row
@@ -67,18 +79,44 @@ struct Result {
 template <class Float>
 Result<Float> run(const Case<Float>& c) {
   const size_t size = c.x.size(), width = static_cast<size_t>(c.D);
-  Result<Float> r{std::vector<Float>(size), std::vector<Float>(size), std::vector<Float>(size), std::vector<float>(2 * c.rows),
-                  std::vector<float>(width, 7), std::vector<float>(width, 7)};
+  Result<Float> r{std::vector<Float>(size),
+                  std::vector<Float>(size),
+                  std::vector<Float>(size),
+                  std::vector<float>(2 * c.rows),
+                  std::vector<float>(width, 7),
+                  std::vector<float>(width, 7)};
   const auto pointer = [](const std::vector<Float>& v) { return v.empty() ? nullptr : v.data(); };
-  norm_forward<Float>(c.rows, c.D, c.is_rms, kEps, c.x.data(), pointer(c.delta), c.weight.data(), pointer(c.bias), c.delta.empty() ? nullptr : r.h.data(), r.y.data(), r.stats.data());
+  norm_forward<Float>(c.rows,
+                      c.D,
+                      c.is_rms,
+                      kEps,
+                      c.x.data(),
+                      pointer(c.delta),
+                      c.weight.data(),
+                      pointer(c.bias),
+                      c.delta.empty() ? nullptr : r.h.data(),
+                      r.y.data(),
+                      r.stats.data());
   if (c.delta.empty()) r.h = c.x;
-  norm_backward<Float>(c.rows, c.D, c.is_rms, r.h.data(), c.weight.data(), r.stats.data(), c.dy.data(), pointer(c.dh), r.dx.data(), r.dweight.data(), c.bias.empty() ? nullptr : r.dbias.data());
+  norm_backward<Float>(c.rows,
+                       c.D,
+                       c.is_rms,
+                       r.h.data(),
+                       c.weight.data(),
+                       r.stats.data(),
+                       c.dy.data(),
+                       pointer(c.dh),
+                       r.dx.data(),
+                       r.dweight.data(),
+                       c.bias.empty() ? nullptr : r.dbias.data());
   return r;
 }
 
 template <class Float>
 void expect_matches_definition(const Case<Float>& c) {
-  SCOPED_TRACE(testing::Message() << "rows " << c.rows << ", D " << c.D << ", rms " << c.is_rms << ", residual " << !c.delta.empty() << ", bias " << !c.bias.empty());
+  SCOPED_TRACE(testing::Message() << "rows " << c.rows << ", D " << c.D << ", rms " << c.is_rms
+                                  << ", residual " << !c.delta.empty() << ", bias "
+                                  << !c.bias.empty());
   std::vector<double> h = c.hidden(), y(h.size()), dx(h.size()), dweight(c.D), dbias(c.D), stats;
   for (int64_t row = 0; row < c.rows; ++row) {
     double* at = h.data() + row * c.D;
@@ -138,7 +176,8 @@ TYPED_TEST(KernelTest, NormRepeatsBitForBit) {
 
 TYPED_TEST(KernelTest, NormKeepsAMeanFarFromZeroExact) {
   Case<TypeParam> c(2, 512, false, false, false);
-  for (size_t i = 0; i < c.x.size(); ++i) c.x[i] = from_double<TypeParam>(1000 + 8 * static_cast<double>(i % 5));
+  for (size_t i = 0; i < c.x.size(); ++i)
+    c.x[i] = from_double<TypeParam>(1000 + 8 * static_cast<double>(i % 5));
   std::vector<double> h = c.hidden();
   const Statistics s = statistics(h.data(), c.D, false);
   const Result<TypeParam> r = run(c);

@@ -1,4 +1,5 @@
-// What the tests of the raw kernels share: random fp32 and bf16 arrays, comparison with fp64, and every instruction set of this machine.
+// What the tests of the raw kernels share: random fp32 and bf16 arrays, comparison with fp64, and
+// every instruction set of this machine.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,8 +18,12 @@
 
 namespace basin::kernels {
 
-inline double to_double(float x) { return x; }
-inline double to_double(Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline double to_double(float x) {
+  return x;
+}
+inline double to_double(Bf16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 
 template <class Float>
 Float from_double(double x);
@@ -29,8 +34,10 @@ inline float from_double<float>(double x) {
 /// Nearest bf16, ties to even, found by comparing with both neighbours of the truncated value.
 template <>
 inline Bf16 from_double<Bf16>(double x) {
-  if (!std::isfinite(x)) return {static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16)};
-  const Bf16 below{static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16)}, above{static_cast<uint16_t>(below.bits + 1)};
+  if (!std::isfinite(x))
+    return {static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16)};
+  const Bf16 below{static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16)},
+      above{static_cast<uint16_t>(below.bits + 1)};
   const double down = std::abs(x - to_double(below)), up = std::abs(x - to_double(above));
   if (down != up) return down < up ? below : above;
   return below.bits % 2 == 0 ? below : above;
@@ -47,28 +54,40 @@ std::vector<Float> random_array(int64_t n, uint64_t seed, double scale = 1) {
 
 /// Steps between two bf16 values, through zero if need be.
 inline int64_t bf16_distance(Bf16 a, Bf16 b) {
-  const auto place = [](Bf16 x) { return x.bits & 0x8000 ? -static_cast<int64_t>(x.bits & 0x7FFF) : static_cast<int64_t>(x.bits); };
+  const auto place = [](Bf16 x) {
+    return x.bits & 0x8000 ? -static_cast<int64_t>(x.bits & 0x7FFF) : static_cast<int64_t>(x.bits);
+  };
   return std::abs(place(a) - place(b));
 }
 
 /// fp32: within `tolerance`, relative to the value, or to `unit` where the value is smaller.
-inline void expect_close(const std::vector<float>& got, const std::vector<double>& want, double tolerance = 1e-5, double unit = 1e-2) {
+inline void expect_close(const std::vector<float>& got,
+                         const std::vector<double>& want,
+                         double tolerance = 1e-5,
+                         double unit = 1e-2) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_LE(std::abs(got[i] - want[i]), tolerance * std::max(std::abs(want[i]), unit)) << "element " << i << ": " << got[i] << ", expected " << want[i];
+    ASSERT_LE(std::abs(got[i] - want[i]), tolerance * std::max(std::abs(want[i]), unit))
+        << "element " << i << ": " << got[i] << ", expected " << want[i];
   }
 }
 
-/// bf16: the rounded fp64 value or its neighbour (or fp32's tolerance, where cancellation makes bf16 steps finer than that).
-inline void expect_close(const std::vector<Bf16>& got, const std::vector<double>& want, double tolerance = 1e-5, double unit = 1e-2) {
+/// bf16: the rounded fp64 value or its neighbour (or fp32's tolerance, where cancellation makes
+/// bf16 steps finer than that).
+inline void expect_close(const std::vector<Bf16>& got,
+                         const std::vector<double>& want,
+                         double tolerance = 1e-5,
+                         double unit = 1e-2) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i) {
     if (std::abs(to_double(got[i]) - want[i]) <= tolerance * unit) continue;
-    ASSERT_LE(bf16_distance(got[i], from_double<Bf16>(want[i])), 1) << "element " << i << ": " << to_double(got[i]) << ", expected " << want[i];
+    ASSERT_LE(bf16_distance(got[i], from_double<Bf16>(want[i])), 1)
+        << "element " << i << ": " << to_double(got[i]) << ", expected " << want[i];
   }
 }
 
-/// Runs body once for each instruction set that this machine and the kernels have, and then goes back to the best.
+/// Runs body once for each instruction set that this machine and the kernels have, and then goes
+/// back to the best.
 template <class Body>
 void for_each_instruction_set(const Body& body) {
   hwy::SetSupportedTargetsForTest(0);

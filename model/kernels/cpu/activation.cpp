@@ -1,4 +1,5 @@
-// SwiGLU (silu(gate) * up, arXiv 2002.05202) and GELU in its erf form (arXiv 1606.08415), computed in fp32.
+// SwiGLU (silu(gate) * up, arXiv 2002.05202) and GELU in its erf form (arXiv 1606.08415), computed
+// in fp32.
 #include "model/kernels/cpu/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
@@ -24,14 +25,15 @@ void swiglu_rows(int64_t begin, int64_t end, int64_t F, const Float* gate_up, Fl
 }
 
 template <class Float>
-void swiglu_gradient_rows(int64_t begin, int64_t end, int64_t F, const Float* gate_up, const Float* dy, Float* dgate_up) {
+void swiglu_gradient_rows(
+    int64_t begin, int64_t end, int64_t F, const Float* gate_up, const Float* dy, Float* dgate_up) {
   const Vector one = constant(1.0f);
   for (int64_t row = begin; row < end; ++row) {
     const Float *gate = gate_up + row * 2 * F, *up = gate + F, *dout = dy + row * F;
     Float *dgate = dgate_up + row * 2 * F, *dup = dgate + F;
     for_vectors(F, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
       const Vector g = load(gate + i, lanes), d = load(dout + i, lanes), s = sigmoid_vector(g);
-      const Vector slope = hn::Mul(s, hn::MulAdd(g, hn::Sub(one, s), one));   // of silu
+      const Vector slope = hn::Mul(s, hn::MulAdd(g, hn::Sub(one, s), one));  // of silu
       store(hn::Mul(hn::Mul(d, load(up + i, lanes)), slope), dgate + i, lanes);
       store(hn::Mul(d, hn::Mul(g, s)), dup + i, lanes);
     });
@@ -82,35 +84,41 @@ HWY_EXPORT(gelu_bf16);
 HWY_EXPORT(gelu_gradient_f32);
 HWY_EXPORT(gelu_gradient_bf16);
 
-constexpr int64_t kLineElements = 64;   // ranges end on whole cache lines
+constexpr int64_t kLineElements = 64;  // ranges end on whole cache lines
 
 }  // namespace
 
 template <class Float>
 void swiglu_forward(int64_t rows, int64_t F, const Float* gate_up, Float* y) {
   const auto kernel = BASIN_PICK(Float, swiglu);
-  parallel_ranges(parts_for(rows, F), rows, 1, [&](int64_t, int64_t begin, int64_t end) { kernel(begin, end, F, gate_up, y); });
+  parallel_ranges(parts_for(rows, F), rows, 1, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(begin, end, F, gate_up, y);
+  });
 }
 
 template <class Float>
-void swiglu_backward(int64_t rows, int64_t F, const Float* gate_up, const Float* dy, Float* dgate_up) {
+void swiglu_backward(
+    int64_t rows, int64_t F, const Float* gate_up, const Float* dy, Float* dgate_up) {
   const auto kernel = BASIN_PICK(Float, swiglu_gradient);
-  parallel_ranges(parts_for(rows, F), rows, 1,
-                  [&](int64_t, int64_t begin, int64_t end) { kernel(begin, end, F, gate_up, dy, dgate_up); });
+  parallel_ranges(parts_for(rows, F), rows, 1, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(begin, end, F, gate_up, dy, dgate_up);
+  });
 }
 
 template <class Float>
 void gelu_forward(int64_t n, const Float* x, Float* y) {
   const auto kernel = BASIN_PICK(Float, gelu);
-  parallel_ranges(parts_for(n, 1), n, kLineElements,
-                  [&](int64_t, int64_t begin, int64_t end) { kernel(end - begin, x + begin, y + begin); });
+  parallel_ranges(parts_for(n, 1), n, kLineElements, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(end - begin, x + begin, y + begin);
+  });
 }
 
 template <class Float>
 void gelu_backward(int64_t n, const Float* x, const Float* dy, Float* dx) {
   const auto kernel = BASIN_PICK(Float, gelu_gradient);
-  parallel_ranges(parts_for(n, 1), n, kLineElements,
-                  [&](int64_t, int64_t begin, int64_t end) { kernel(end - begin, x + begin, dy + begin, dx + begin); });
+  parallel_ranges(parts_for(n, 1), n, kLineElements, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(end - begin, x + begin, dy + begin, dx + begin);
+  });
 }
 
 template decltype(swiglu_forward<float>) swiglu_forward<float>;

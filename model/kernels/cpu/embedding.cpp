@@ -1,5 +1,6 @@
-// Scatter-add of gradient rows into the embedding table. Threads own columns first and ids second, and each walks all rows in order,
-// so every element is summed in the order of the rows whatever the number of threads.
+// Scatter-add of gradient rows into the embedding table. Threads own columns first and ids second,
+// and each walks all rows in order, so every element is summed in the order of the rows whatever
+// the number of threads.
 #include "model/kernels/cpu/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
@@ -8,7 +9,7 @@
 #include "hwy/foreach_target.h"
 #include "model/kernels/cpu/vectors-inl.h"
 
-#ifndef BASIN_KERNELS_EMBEDDING_ARGUMENTS_   // this file is compiled once for each instruction set
+#ifndef BASIN_KERNELS_EMBEDDING_ARGUMENTS_  // this file is compiled once for each instruction set
 #define BASIN_KERNELS_EMBEDDING_ARGUMENTS_
 namespace basin::kernels {
 
@@ -26,9 +27,15 @@ namespace basin::kernels {
 namespace HWY_NAMESPACE {
 
 template <class Float>
-void add_share(const EmbeddingShare& share, int64_t n, int64_t D, const int64_t* ids, const Float* dy, float* dweight) {
+void add_share(const EmbeddingShare& share,
+               int64_t n,
+               int64_t D,
+               const int64_t* ids,
+               const Float* dy,
+               float* dweight) {
   for (int64_t row = 0; row < n; ++row) {
-    if (share.id_parts > 1 && static_cast<uint64_t>(ids[row]) % share.id_parts != share.id_part) continue;
+    if (share.id_parts > 1 && static_cast<uint64_t>(ids[row]) % share.id_parts != share.id_part)
+      continue;
     float* to = dweight + ids[row] * D + share.begin;
     const Float* from = dy + row * D + share.begin;
     for_vectors(share.end - share.begin, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
@@ -56,17 +63,24 @@ HWY_EXPORT(add_share_bf16);
 
 template <class Float>
 void embedding_backward(int64_t n, int64_t D, const int64_t* ids, const Float* dy, float* dweight) {
-  constexpr int64_t kColumns = 32;   // narrower shares would fetch more than they use
+  constexpr int64_t kColumns = 32;  // narrower shares would fetch more than they use
   const auto kernel = BASIN_PICK(Float, add_share);
-  const int64_t parts = parts_for(n, D), column_parts = std::clamp<int64_t>(D / kColumns, 1, parts), id_parts = parts / column_parts;
+  const int64_t parts = parts_for(n, D), column_parts = std::clamp<int64_t>(D / kColumns, 1, parts),
+                id_parts = parts / column_parts;
   const int64_t width = ((D + column_parts - 1) / column_parts + 15) / 16 * 16;
-  parallel_ranges(column_parts * id_parts, column_parts * id_parts, 1, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      const int64_t column = part % column_parts * width;
-      const EmbeddingShare share{std::min(D, column), std::min(D, column + width), static_cast<uint64_t>(part / column_parts), static_cast<uint64_t>(id_parts)};
-      kernel(share, n, D, ids, dy, dweight);
-    }
-  });
+  parallel_ranges(column_parts * id_parts,
+                  column_parts * id_parts,
+                  1,
+                  [&](int64_t, int64_t begin, int64_t end) {
+                    for (int64_t part = begin; part < end; ++part) {
+                      const int64_t column = part % column_parts * width;
+                      const EmbeddingShare share{std::min(D, column),
+                                                 std::min(D, column + width),
+                                                 static_cast<uint64_t>(part / column_parts),
+                                                 static_cast<uint64_t>(id_parts)};
+                      kernel(share, n, D, ids, dy, dweight);
+                    }
+                  });
 }
 
 template decltype(embedding_backward<float>) embedding_backward<float>;

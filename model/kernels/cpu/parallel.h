@@ -1,5 +1,6 @@
-// How the row kernels use threads: contiguous static ranges on the OpenMP team of the process (LibTorch's own), and memory
-// that lives as long as its thread. The split depends on the amount of work and on the thread count only, so results repeat.
+// How the row kernels use threads: contiguous static ranges on the OpenMP team of the process
+// (LibTorch's own), and memory that lives as long as its thread. The split depends on the amount of
+// work and on the thread count only, so results repeat.
 #pragma once
 
 #include <omp.h>
@@ -11,15 +12,18 @@
 
 namespace basin::kernels {
 
-/// Number of ranges for n items of `work` elements each: 1 for small work and inside a parallel region, else up to one a thread.
+/// Number of ranges for n items of `work` elements each: 1 for small work and inside a parallel
+/// region, else up to one a thread.
 inline int64_t parts_for(int64_t n, int64_t work) {
-  constexpr int64_t kMinimumWork = 16384;   // elements a thread; below that, waking it costs more than it saves
+  constexpr int64_t kMinimumWork =
+      16384;  // elements a thread; below that, waking it costs more than it saves
   if (omp_in_parallel()) return 1;
   const int64_t useful = std::min<int64_t>(n * work / kMinimumWork, omp_get_max_threads());
   return std::clamp<int64_t>(useful, 1, std::max<int64_t>(n, 1));
 }
 
-/// body(part, begin, end) for `parts` ranges that cover [0, n); boundaries are multiples of `grain`. Must not throw.
+/// body(part, begin, end) for `parts` ranges that cover [0, n); boundaries are multiples of
+/// `grain`. Must not throw.
 template <class Body>
 void parallel_ranges(int64_t parts, int64_t n, int64_t grain, const Body& body) {
   if (parts == 1) {
@@ -30,11 +34,14 @@ void parallel_ranges(int64_t parts, int64_t n, int64_t grain, const Body& body) 
   // Always the whole team: libgomp ends the threads that a smaller one leaves over.
 #pragma omp parallel for schedule(static)
   for (int64_t part = 0; part < parts; ++part) {
-    body(part, std::min(n, grains * part / parts * grain), std::min(n, grains * (part + 1) / parts * grain));
+    body(part,
+         std::min(n, grains * part / parts * grain),
+         std::min(n, grains * (part + 1) / parts * grain));
   }
 }
 
-/// `count` elements of the calling thread, valid until its next call for the same Element; not zeroed.
+/// `count` elements of the calling thread, valid until its next call for the same Element; not
+/// zeroed.
 template <class Element>
 Element* scratch(int64_t count) {
   thread_local std::vector<Element> memory;
@@ -44,12 +51,13 @@ Element* scratch(int64_t count) {
 
 }  // namespace basin::kernels
 
-// The instruction set's version of NAME_f32 or NAME_bf16, as a function pointer; both need HWY_EXPORT.
-#define BASIN_PICK(Float, NAME)                                   \
-  [] {                                                            \
-    if constexpr (std::is_same_v<Float, float>) {                 \
-      return &HWY_DYNAMIC_DISPATCH(NAME##_f32);                   \
-    } else {                                                      \
-      return &HWY_DYNAMIC_DISPATCH(NAME##_bf16);                  \
-    }                                                             \
+// The instruction set's version of NAME_f32 or NAME_bf16, as a function pointer; both need
+// HWY_EXPORT.
+#define BASIN_PICK(Float, NAME)                   \
+  [] {                                            \
+    if constexpr (std::is_same_v<Float, float>) { \
+      return &HWY_DYNAMIC_DISPATCH(NAME##_f32);   \
+    } else {                                      \
+      return &HWY_DYNAMIC_DISPATCH(NAME##_bf16);  \
+    }                                             \
   }()

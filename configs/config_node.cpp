@@ -9,16 +9,20 @@
 namespace basin {
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
-// Without a leading plus and without single underscores between digits, which from_chars does not know. Empty when it cannot be a number:
-// from_chars would take "inf" and "nan", which YAML spells differently.
+// Without a leading plus and without single underscores between digits, which from_chars does not
+// know. Empty when it cannot be a number: from_chars would take "inf" and "nan", which YAML spells
+// differently.
 std::string plain_number(std::string_view text) {
   if (text.starts_with("+-")) return {};
   if (text.starts_with('+')) text.remove_prefix(1);
   std::string digits;
   for (size_t i = 0; i < text.size(); ++i) {
-    const bool separator = text[i] == '_' && i > 0 && i + 1 < text.size() && is_digit(text[i - 1]) && is_digit(text[i + 1]);
+    const bool separator = text[i] == '_' && i > 0 && i + 1 < text.size() &&
+                           is_digit(text[i - 1]) && is_digit(text[i + 1]);
     if (!separator) digits += text[i];
   }
   const bool numeric = digits.find_first_not_of("0123456789+-.eE") == std::string::npos;
@@ -36,16 +40,21 @@ std::optional<Number> parse_all(const std::string& text) {
 }  // namespace
 
 ConfigEntry* ConfigNode::find(std::string_view key) {
-  const auto found = std::find_if(entries.begin(), entries.end(), [&](const ConfigEntry& entry) { return entry.key == key; });
+  const auto found = std::find_if(
+      entries.begin(), entries.end(), [&](const ConfigEntry& entry) { return entry.key == key; });
   return found == entries.end() ? nullptr : &*found;
 }
 
 std::string ConfigNode::describe() const {
   switch (kind) {
-    case Kind::kNull: return "nothing";
-    case Kind::kList: return "a list";
-    case Kind::kMap: return "a section";
-    case Kind::kScalar: break;
+    case Kind::kNull:
+      return "nothing";
+    case Kind::kList:
+      return "a list";
+    case Kind::kMap:
+      return "a section";
+    case Kind::kScalar:
+      break;
   }
   return is_text ? "the quoted text \"" + scalar + "\"" : scalar;
 }
@@ -56,8 +65,12 @@ void Problems::add(const Origin& origin, const std::string& key, const std::stri
 
 void Problems::throw_if_any() {
   if (found_.empty()) return;
-  const auto place = [](const Problem& p) { return p.origin.line > 0 ? p.origin.line : std::numeric_limits<int64_t>::max(); };
-  std::stable_sort(found_.begin(), found_.end(), [&](const Problem& a, const Problem& b) { return place(a) < place(b); });
+  const auto place = [](const Problem& p) {
+    return p.origin.line > 0 ? p.origin.line : std::numeric_limits<int64_t>::max();
+  };
+  std::stable_sort(found_.begin(), found_.end(), [&](const Problem& a, const Problem& b) {
+    return place(a) < place(b);
+  });
   std::string lines;
   for (const Problem& problem : found_) lines += (lines.empty() ? "" : "\n") + problem.line;
   throw ConfigError(lines);
@@ -66,7 +79,8 @@ void Problems::throw_if_any() {
 std::optional<int64_t> parse_integer(std::string_view text) {
   if (const auto whole = parse_all<int64_t>(plain_number(text))) return whole;
   const auto number = parse_number(text);
-  constexpr double kExact = 9007199254740992;  // 2^53: up to here a double is the number that was written
+  constexpr double kExact =
+      9007199254740992;  // 2^53: up to here a double is the number that was written
   if (!number || std::abs(*number) > kExact || *number != std::floor(*number)) return std::nullopt;
   return static_cast<int64_t>(*number);
 }
@@ -84,8 +98,10 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   for (size_t i = 1; i <= a.size(); ++i) {
     row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
-      row[j] = std::min({above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
+      row[j] =
+          std::min({above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        row[j] = std::min(row[j], before[j - 2] + 1);
     }
     before = above;
     above = row;
@@ -93,7 +109,9 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return above[b.size()];
 }
 
-size_t close_enough(std::string_view word) { return std::clamp<size_t>((word.size() + 1) / 3, 1, 4); }
+size_t close_enough(std::string_view word) {
+  return std::clamp<size_t>((word.size() + 1) / 3, 1, 4);
+}
 
 std::string closest(std::string_view word, std::span<const std::string_view> candidates) {
   size_t best = close_enough(word) + 1;
@@ -106,7 +124,9 @@ std::string closest(std::string_view word, std::span<const std::string_view> can
   return std::string(found);
 }
 
-std::string dotted(const std::string& prefix, std::string_view key) { return prefix.empty() ? std::string(key) : prefix + "." + std::string(key); }
+std::string dotted(const std::string& prefix, std::string_view key) {
+  return prefix.empty() ? std::string(key) : prefix + "." + std::string(key);
+}
 
 std::string comma_list(std::span<const std::string_view> words) {
   std::string list;

@@ -1,5 +1,6 @@
-// A configuration before it has types: scalars, lists and maps as they were written, each with the place it comes from, so that every later
-// complaint can name file and line. No YAML library shows through.
+// A configuration before it has types: scalars, lists and maps as they were written, each with the
+// place it comes from, so that every later complaint can name file and line. No YAML library shows
+// through.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@
 
 namespace basin {
 
-/// Where a value was written: a file's line (from 1), or, with line 0, a source without lines such as `--set train.steps=10`.
+/// Where a value was written: a file's line (from 1), or, with line 0, a source without lines such
+/// as `--set train.steps=10`.
 struct Origin {
   std::string source;
   int64_t line = 0;
@@ -27,10 +29,10 @@ struct ConfigNode {
 
   Kind kind = Kind::kNull;
   Origin origin;
-  std::string scalar;                 // kScalar: the text without quotes and escapes
-  bool is_text = false;               // kScalar: quoted or known to be text, so never a number or a truth value
-  std::vector<ConfigNode> items;      // kList
-  std::vector<ConfigEntry> entries;   // kMap, in the order of the file; a duplicate key has several
+  std::string scalar;    // kScalar: the text without quotes and escapes
+  bool is_text = false;  // kScalar: quoted or known to be text, so never a number or a truth value
+  std::vector<ConfigNode> items;     // kList
+  std::vector<ConfigEntry> entries;  // kMap, in the order of the file; a duplicate key has several
 
   /// The first entry of that key, or null.
   ConfigEntry* find(std::string_view key);
@@ -40,11 +42,12 @@ struct ConfigNode {
 
 struct ConfigEntry {
   std::string key;
-  Origin origin;                      // of the key
+  Origin origin;  // of the key
   ConfigNode value;
 };
 
-/// All that is wrong with a configuration: what() has one line for each problem, "file:line: dotted.key: message".
+/// All that is wrong with a configuration: what() has one line for each problem, "file:line:
+/// dotted.key: message".
 class ConfigError : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
@@ -66,12 +69,14 @@ class Problems {
   std::vector<Problem> found_;
 };
 
-/// "12", "-3", "1_000_000", "1e6", "2.5e3": what denotes a whole number of 64 bits exactly; else nothing.
+/// "12", "-3", "1_000_000", "1e6", "2.5e3": what denotes a whole number of 64 bits exactly; else
+/// nothing.
 std::optional<int64_t> parse_integer(std::string_view text);
 /// Any decimal number, or ".inf" with an optional sign; else nothing.
 std::optional<double> parse_number(std::string_view text);
 
-/// The candidate that `word` most probably meant, by edit distance (a swap of two neighbours counts once); empty when none is close.
+/// The candidate that `word` most probably meant, by edit distance (a swap of two neighbours counts
+/// once); empty when none is close.
 std::string closest(std::string_view word, std::span<const std::string_view> candidates);
 /// Edit distance up to which `closest` takes two spellings for the same word.
 size_t close_enough(std::string_view word);

@@ -1,5 +1,6 @@
-// Reads a ConfigNode into a configuration struct by its `visit_fields`, and collects everything that is wrong on the way: unknown, duplicate,
-// ill-typed and out-of-range keys, then what each struct's `problems()` says of fields that are right by themselves.
+// Reads a ConfigNode into a configuration struct by its `visit_fields`, and collects everything
+// that is wrong on the way: unknown, duplicate, ill-typed and out-of-range keys, then what each
+// struct's `problems()` says of fields that are right by themselves.
 #pragma once
 
 #include <algorithm>
@@ -13,21 +14,28 @@
 
 namespace basin {
 
-/// "did you mean train.optimizer.lr?" for a key that the section `prefix` does not have: its nearest sibling, or a key of that name elsewhere.
-std::string unknown_key_text(const std::string& prefix, const std::string& key, const std::vector<KeyInfo>& keys);
+/// "did you mean train.optimizer.lr?" for a key that the section `prefix` does not have: its
+/// nearest sibling, or a key of that name elsewhere.
+std::string unknown_key_text(const std::string& prefix,
+                             const std::string& key,
+                             const std::vector<KeyInfo>& keys);
 
 class ConfigReader {
  public:
   /// `keys`: all keys of the whole configuration, for suggestions.
-  ConfigReader(std::vector<KeyInfo> keys, Problems& problems) : keys_(std::move(keys)), problems_(problems) {}
+  ConfigReader(std::vector<KeyInfo> keys, Problems& problems)
+      : keys_(std::move(keys)), problems_(problems) {}
 
-  /// Overwrites those fields of `out` that `node` has. `key` is the dotted key of the struct, empty for the whole configuration.
+  /// Overwrites those fields of `out` that `node` has. `key` is the dotted key of the struct, empty
+  /// for the whole configuration.
   template <HasFields T>
   void read_struct(const ConfigNode& node, const std::string& key, T& out) {
     if constexpr (HasShorthand<T>) {
-      if (node.kind == ConfigNode::Kind::kScalar) return read_struct(under_key(node, T::kShorthand), key, out);
+      if (node.kind == ConfigNode::Kind::kScalar)
+        return read_struct(under_key(node, T::kShorthand), key, out);
     }
-    if (node.kind != ConfigNode::Kind::kMap && node.kind != ConfigNode::Kind::kNull) return wrong_type<T>(node, key);
+    if (node.kind != ConfigNode::Kind::kMap && node.kind != ConfigNode::Kind::kNull)
+      return wrong_type<T>(node, key);
     const size_t before = problems_.size();
     std::vector<std::string_view> names;
     T::visit_fields(out, [&]<class V>(std::string_view name, V& value, const Field& field) {
@@ -38,18 +46,25 @@ class ConfigReader {
     // A field that failed holds its default, of which problems() would complain beside the point.
     if constexpr (HasProblems<T>) {
       if (problems_.size() == before)
-        for (const std::string& message : out.problems()) problems_.add(origin_of(node, message), key, message);
+        for (const std::string& message : out.problems())
+          problems_.add(origin_of(node, message), key, message);
     }
   }
 
  private:
   template <class V>
-  void read_field(const ConfigNode& node, std::string_view name, const std::string& key, V& value, const Field& field) {
-    const auto entry = std::find_if(node.entries.begin(), node.entries.end(), [&](const ConfigEntry& e) { return e.key == name; });
+  void read_field(const ConfigNode& node,
+                  std::string_view name,
+                  const std::string& key,
+                  V& value,
+                  const Field& field) {
+    const auto entry = std::find_if(node.entries.begin(),
+                                    node.entries.end(),
+                                    [&](const ConfigEntry& e) { return e.key == name; });
     if (entry != node.entries.end()) {
       read_value(entry->value, key, value, field);
     } else if constexpr (HasFields<V>) {
-      ConfigNode absent;   // its defaults still have to agree with each other
+      ConfigNode absent;  // its defaults still have to agree with each other
       absent.origin = node.origin;
       read_struct(absent, key, value);
     }
@@ -57,25 +72,35 @@ class ConfigReader {
 
   template <class V>
   void read_value(const ConfigNode& node, const std::string& key, V& value, const Field& field) {
-    if constexpr (HasFields<V>) read_struct(node, key, value);
-    else if constexpr (kIsList<V>) read_list(node, key, value, field);
-    else if (node.kind != ConfigNode::Kind::kScalar) wrong_type<V>(node, key);
-    else if constexpr (std::is_same_v<V, std::string>) value = node.scalar;
-    else if constexpr (std::is_enum_v<V>) read_enum(node, key, value);
+    if constexpr (HasFields<V>)
+      read_struct(node, key, value);
+    else if constexpr (kIsList<V>)
+      read_list(node, key, value, field);
+    else if (node.kind != ConfigNode::Kind::kScalar)
+      wrong_type<V>(node, key);
+    else if constexpr (std::is_same_v<V, std::string>)
+      value = node.scalar;
+    else if constexpr (std::is_enum_v<V>)
+      read_enum(node, key, value);
     else if constexpr (std::is_same_v<V, bool>) {
-      if (node.is_text || (node.scalar != "true" && node.scalar != "false")) return wrong_type<V>(node, key);
+      if (node.is_text || (node.scalar != "true" && node.scalar != "false"))
+        return wrong_type<V>(node, key);
       value = node.scalar == "true";
-    } else read_numeric(node, key, value, field);
+    } else
+      read_numeric(node, key, value, field);
   }
 
   template <class V>
   void read_numeric(const ConfigNode& node, const std::string& key, V& value, const Field& field) {
     std::optional<V> number;
-    if constexpr (std::is_same_v<V, int64_t>) number = parse_integer(node.scalar);
-    else number = parse_number(node.scalar);
+    if constexpr (std::is_same_v<V, int64_t>)
+      number = parse_integer(node.scalar);
+    else
+      number = parse_number(node.scalar);
     if (node.is_text || !number) return wrong_type<V>(node, key);
     if (const auto size = static_cast<double>(*number); !(size >= field.min && size <= field.max))
-      return problems_.add(node.origin, key, node.scalar + " is out of range: allowed is " + range_text(field));
+      return problems_.add(
+          node.origin, key, node.scalar + " is out of range: allowed is " + range_text(field));
     value = *number;
   }
 
@@ -88,11 +113,17 @@ class ConfigReader {
       return;
     }
     const std::string meant = closest(node.scalar, names);
-    problems_.add(node.origin, key, "expected " + type_text<V>() + ", found " + node.scalar + (meant.empty() ? "" : "; did you mean " + meant + "?"));
+    problems_.add(node.origin,
+                  key,
+                  "expected " + type_text<V>() + ", found " + node.scalar +
+                      (meant.empty() ? "" : "; did you mean " + meant + "?"));
   }
 
   template <class Item>
-  void read_list(const ConfigNode& node, const std::string& key, std::vector<Item>& value, const Field& field) {
+  void read_list(const ConfigNode& node,
+                 const std::string& key,
+                 std::vector<Item>& value,
+                 const Field& field) {
     if constexpr (HasShorthand<Item>) {
       if (node.kind == ConfigNode::Kind::kScalar || node.kind == ConfigNode::Kind::kMap) {
         value.assign(1, Item{});
@@ -101,7 +132,8 @@ class ConfigReader {
     }
     if (node.kind != ConfigNode::Kind::kList) return wrong_type<std::vector<Item>>(node, key);
     value.assign(node.items.size(), Item{});
-    for (size_t i = 0; i < value.size(); ++i) read_value(node.items[i], dotted(key, std::to_string(i)), value[i], field);
+    for (size_t i = 0; i < value.size(); ++i)
+      read_value(node.items[i], dotted(key, std::to_string(i)), value[i], field);
   }
 
   template <class V>
@@ -110,7 +142,9 @@ class ConfigReader {
   }
 
   /// Reports the entries of a section that are unknown or given twice.
-  void report_keys(const ConfigNode& node, const std::string& key, const std::vector<std::string_view>& names);
+  void report_keys(const ConfigNode& node,
+                   const std::string& key,
+                   const std::vector<std::string_view>& names);
   /// The entry that a message of problems() begins with, else the section.
   static Origin origin_of(const ConfigNode& node, const std::string& message);
   static ConfigNode under_key(const ConfigNode& node, std::string_view key);

@@ -20,13 +20,17 @@ namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
 
-[[noreturn]] void fail(std::string_view action, const std::filesystem::path& path, int error = errno) {
-  throw std::runtime_error(fmt::format("cannot {} {}: {}", action, path.string(), std::strerror(error)));
+[[noreturn]] void fail(std::string_view action,
+                       const std::filesystem::path& path,
+                       int error = errno) {
+  throw std::runtime_error(
+      fmt::format("cannot {} {}: {}", action, path.string(), std::strerror(error)));
 }
 
 class Descriptor {
  public:
-  Descriptor(const std::filesystem::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
+  Descriptor(const std::filesystem::path& path, int flags)
+      : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
     if (fd_ < 0) fail("open", path);
   }
   ~Descriptor() { close(fd_); }
@@ -56,10 +60,13 @@ void write_all(int fd, const char* from, size_t bytes, const std::filesystem::pa
   }
 }
 
-std::string to_hex(XXH64_hash_t hash) { return fmt::format("{:016x}", hash); }
+std::string to_hex(XXH64_hash_t hash) {
+  return fmt::format("{:016x}", hash);
+}
 
-// A temporary of the same name belongs either to a dead run that had our process id, or to a writer that is alive (another machine on a
-// shared file system, another thread). The lock, which dies with its owner, tells the two apart.
+// A temporary of the same name belongs either to a dead run that had our process id, or to a writer
+// that is alive (another machine on a shared file system, another thread). The lock, which dies
+// with its owner, tells the two apart.
 void remove_stale(const std::filesystem::path& temporary) {
   const int fd = open(temporary.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) {
@@ -68,7 +75,9 @@ void remove_stale(const std::filesystem::path& temporary) {
   }
   const bool busy = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   close(fd);
-  if (busy) throw std::runtime_error(fmt::format("cannot write {}: someone else is writing it at this moment", temporary.string()));
+  if (busy)
+    throw std::runtime_error(fmt::format(
+        "cannot write {}: someone else is writing it at this moment", temporary.string()));
   if (unlink(temporary.c_str()) != 0 && errno != ENOENT) fail("replace", temporary);
 }
 
@@ -90,10 +99,12 @@ std::string read_file(const std::filesystem::path& path) {
   const Descriptor file(path, O_RDONLY);
   struct stat info {};
   if (fstat(file.get(), &info) != 0) fail("read", path);
-  // One byte more than the size, so that the end is seen without a second round; pipes report size 0 and grow from there.
+  // One byte more than the size, so that the end is seen without a second round; pipes report size
+  // 0 and grow from there.
   std::string bytes(static_cast<size_t>(info.st_size) + 1, '\0');
   size_t filled = 0;
-  while (const size_t got = read_some(file.get(), bytes.data() + filled, bytes.size() - filled, path)) {
+  while (const size_t got =
+             read_some(file.get(), bytes.data() + filled, bytes.size() - filled, path)) {
     filled += got;
     if (filled == bytes.size()) bytes.resize(2 * bytes.size() + kBufferBytes);
   }
@@ -110,23 +121,30 @@ void write_file(const std::filesystem::path& path, std::string_view bytes) {
 void sync_directory(const std::filesystem::path& directory) {
   const std::filesystem::path place = directory.empty() ? std::filesystem::path(".") : directory;
   const Descriptor file(place, O_RDONLY | O_DIRECTORY);
-  // Some network file systems cannot sync a directory; there is nothing more that could be done there.
+  // Some network file systems cannot sync a directory; there is nothing more that could be done
+  // there.
   if (fsync(file.get()) != 0 && errno != EINVAL && errno != ENOTSUP) fail("sync", place);
 }
 
-std::string xxh3_hex(std::string_view bytes) { return to_hex(XXH3_64bits(bytes.data(), bytes.size())); }
+std::string xxh3_hex(std::string_view bytes) {
+  return to_hex(XXH3_64bits(bytes.data(), bytes.size()));
+}
 
 std::string xxh3_hex_of_file(const std::filesystem::path& path) {
   const Descriptor file(path, O_RDONLY);
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
+                                                                       &XXH3_freeState);
   XXH3_64bits_reset(state.get());
   std::string block(kBufferBytes, '\0');
-  while (const size_t got = read_some(file.get(), block.data(), block.size(), path)) XXH3_64bits_update(state.get(), block.data(), got);
+  while (const size_t got = read_some(file.get(), block.data(), block.size(), path))
+    XXH3_64bits_update(state.get(), block.data(), got);
   return to_hex(XXH3_64bits_digest(state.get()));
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + ".tmp." + std::to_string(getpid())), fd_(create_exclusively(temporary_)) {}
+    : path_(std::move(path)),
+      temporary_(path_.string() + ".tmp." + std::to_string(getpid())),
+      fd_(create_exclusively(temporary_)) {}
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
@@ -156,7 +174,8 @@ void AtomicFile::commit() {
   buffer_.clear();
   if (fsync(fd_) != 0) fail("sync", temporary_);
   if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename to", path_);
-  // The name is taken from here on: the destructor has nothing left to remove, whatever follows. A failed close says what fsync did not.
+  // The name is taken from here on: the destructor has nothing left to remove, whatever follows. A
+  // failed close says what fsync did not.
   if (close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail("close", path_);
   sync_directory(path_.parent_path());
 }
@@ -178,6 +197,7 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_bytes_(std::exchange(other.size_bytes_, 0)) {}
 
 }  // namespace basin

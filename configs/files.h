@@ -1,4 +1,5 @@
-// Files that are either whole or absent: written aside, synced, renamed. Errors are std::runtime_error naming the path and the system's reason.
+// Files that are either whole or absent: written aside, synced, renamed. Errors are
+// std::runtime_error naming the path and the system's reason.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +23,8 @@ void sync_directory(const std::filesystem::path& directory);
 std::string xxh3_hex(std::string_view bytes);
 std::string xxh3_hex_of_file(const std::filesystem::path& path);
 
-/// A file under construction: bytes go to `PATH.tmp.<pid>`, `commit` publishes them under `path`, and without it the destructor removes them.
+/// A file under construction: bytes go to `PATH.tmp.<pid>`, `commit` publishes them under `path`,
+/// and without it the destructor removes them.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);

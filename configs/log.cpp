@@ -11,7 +11,8 @@
 namespace basin {
 
 void set_up_log(int rank) {
-  auto logger = std::make_shared<spdlog::logger>("basin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(
+      "basin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   // On a terminal a log line first wipes the progress line that may stand there.
   const std::string wipe = isatty(STDERR_FILENO) == 1 ? "\r\x1b[K" : "";
   const std::string who = rank == 0 ? "" : fmt::format("[rank {}] ", rank);

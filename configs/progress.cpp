@@ -38,7 +38,9 @@ std::string amount(double value, const std::string& unit) {
 // A line that is wider than the terminal would wrap, and `\r` would then rewrite only its last row.
 void fit_to_terminal(std::string& line) {
   winsize window{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && line.size() >= window.ws_col) line.resize(window.ws_col - 1);
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 &&
+      line.size() >= window.ws_col)
+    line.resize(window.ws_col - 1);
 }
 
 }  // namespace
@@ -50,17 +52,24 @@ std::string progress_line(const ProgressState& state, bool last) {
   // What ended early still says how far it came.
   const bool partial = state.total > 0 && (!last || state.done < state.total);
   if (partial)
-    line += fmt::format("{:.0f} % ({} of {})", std::floor(100 * done / total), amount(done, state.unit), amount(total, state.unit));
+    line += fmt::format("{:.0f} % ({} of {})",
+                        std::floor(100 * done / total),
+                        amount(done, state.unit),
+                        amount(total, state.unit));
   else
     line += amount(done, state.unit);
   if (last) line += " in " + format_duration(state.elapsed_s);
   line += ", " + amount(rate, state.unit) + "/s";
-  if (!last && state.total > state.done && rate > 0) line += ", " + format_duration((total - done) / rate) + " left";
+  if (!last && state.total > state.done && rate > 0)
+    line += ", " + format_duration((total - done) / rate) + " left";
   return line;
 }
 
 Progress::Progress(std::string label, int64_t total, std::string unit)
-    : label_(std::move(label)), unit_(std::move(unit)), total_(total), terminal_(isatty(STDERR_FILENO) == 1) {}
+    : label_(std::move(label)),
+      unit_(std::move(unit)),
+      total_(total),
+      terminal_(isatty(STDERR_FILENO) == 1) {}
 
 Progress::~Progress() {
   const std::scoped_lock lock(mutex_);
@@ -81,7 +90,8 @@ void Progress::set_total(int64_t total) {
 void Progress::print(bool last) {
   using Seconds = std::chrono::duration<double>;
   const Clock::time_point now = Clock::now();
-  const double elapsed_s = Seconds(now - started_).count(), since_s = Seconds(now - printed_).count();
+  const double elapsed_s = Seconds(now - started_).count(),
+               since_s = Seconds(now - printed_).count();
   if (elapsed_s < kSilentS) return;
   if (!last && since_s < (terminal_ ? kTerminalEveryS : kPlainEveryS)) return;
   printed_ = now;
@@ -91,7 +101,8 @@ void Progress::print(bool last) {
     line = "\r" + line + "\x1b[K";
   }
   if (!terminal_ || last) line += "\n";
-  std::fwrite(line.data(), 1, line.size(), stderr);   // one write a line, so that ranks do not mix within it
+  std::fwrite(
+      line.data(), 1, line.size(), stderr);  // one write a line, so that ranks do not mix within it
   std::fflush(stderr);
 }
 
@@ -99,7 +110,7 @@ std::string format_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "unknown";
   if (seconds < 9.95) return fmt::format("{:.1f} s", seconds);
   if (seconds < 59.5) return fmt::format("{:.0f} s", seconds);
-  constexpr double kLongest = 9e15;   // beyond this a double no longer fits the integer below
+  constexpr double kLongest = 9e15;  // beyond this a double no longer fits the integer below
   const auto whole = static_cast<int64_t>(std::llround(std::min(seconds, kLongest)));
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   const int64_t minutes = (whole + 30) / 60;

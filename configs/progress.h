@@ -1,4 +1,5 @@
-// Progress with an ETA on stderr: one rewritten line on a terminal, a plain line every ten seconds elsewhere. Silent below two seconds of work.
+// Progress with an ETA on stderr: one rewritten line on a terminal, a plain line every ten seconds
+// elsewhere. Silent below two seconds of work.
 #pragma once
 
 #include <chrono>
@@ -8,7 +9,8 @@
 
 namespace basin {
 
-/// Thread-safe. `total` 0 means unknown (no ETA). The destructor leaves the last state as a line of its own.
+/// Thread-safe. `total` 0 means unknown (no ETA). The destructor leaves the last state as a line of
+/// its own.
 class Progress {
  public:
   Progress(std::string label, int64_t total, std::string unit);
@@ -16,7 +18,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  void advance(int64_t done);       // adds
+  void advance(int64_t done);  // adds
   void set_total(int64_t total);
 
  private:
@@ -31,9 +33,10 @@ class Progress {
 };
 
 /// What a progress line says, as text without line ends:
-/// "tokenize: 42 % (12.3 MB of 29.1 MB), 1.21 MB/s, 14 s left"; when `last`, "tokenize: 29.1 MB in 24 s, 1.21 MB/s".
+/// "tokenize: 42 % (12.3 MB of 29.1 MB), 1.21 MB/s, 14 s left"; when `last`, "tokenize: 29.1 MB in
+/// 24 s, 1.21 MB/s".
 struct ProgressState {
-  std::string label, unit;   // unit "bytes" prints as B, kB, MB
+  std::string label, unit;  // unit "bytes" prints as B, kB, MB
   int64_t done = 0, total = 0;
   double elapsed_s = 0;
 };

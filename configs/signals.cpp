@@ -36,11 +36,14 @@ void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
-  // No SA_RESTART: a read from a terminal or a wait for a child returns with EINTR, so that its caller gets to look at the flag.
+  // No SA_RESTART: a read from a terminal or a wait for a child returns with EINTR, so that its
+  // caller gets to look at the flag.
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
 }
 
-int pending_signal() noexcept { return pending.load(std::memory_order_relaxed); }
+int pending_signal() noexcept {
+  return pending.load(std::memory_order_relaxed);
+}
 
 void check_interrupt() {
   if (pending_signal() != 0) throw Interrupted{};

@@ -1,20 +1,22 @@
-// Stop requests. The handlers only set a flag; long loops look at it, so that destructors run and no half-written file stays behind.
-// A further signal, a second or more after the first, leaves at once. (Earlier ones are the same request: launchers pass on what the
-// terminal or the batch system has already sent to everybody.)
+// Stop requests. The handlers only set a flag; long loops look at it, so that destructors run and
+// no half-written file stays behind. A further signal, a second or more after the first, leaves at
+// once. (Earlier ones are the same request: launchers pass on what the terminal or the batch system
+// has already sent to everybody.)
 #pragma once
 
 #include <exception>
 
 namespace basin {
 
-/// SIGINT, SIGTERM and SIGUSR1 set the pending signal; another one, at least a second later, ends the process at once (exit status 128 +
-/// signal). Blocking system calls return EINTR.
+/// SIGINT, SIGTERM and SIGUSR1 set the pending signal; another one, at least a second later, ends
+/// the process at once (exit status 128 + signal). Blocking system calls return EINTR.
 void install_signal_handlers();
 
 /// 0, or the number of the signal that asked the program to stop.
 int pending_signal() noexcept;
 
-/// Thrown by `check_interrupt` where a verb other than `train` is asked to stop; `main` turns it into exit status 130.
+/// Thrown by `check_interrupt` where a verb other than `train` is asked to stop; `main` turns it
+/// into exit status 130.
 struct Interrupted : std::exception {
   const char* what() const noexcept override { return "interrupted"; }
 };

@@ -12,11 +12,15 @@
 namespace basin {
 namespace {
 
-constexpr int kMaxDepth = 64;   // an alias may contain itself
+constexpr int kMaxDepth = 64;  // an alias may contain itself
 
-Origin origin_at(const YAML::Mark& mark, const std::string& source) { return {source, mark.is_null() ? 0 : mark.line + 1}; }
+Origin origin_at(const YAML::Mark& mark, const std::string& source) {
+  return {source, mark.is_null() ? 0 : mark.line + 1};
+}
 
-[[noreturn]] void fail(const Origin& origin, const std::string& message) { throw ConfigError(origin.text() + ": " + message); }
+[[noreturn]] void fail(const Origin& origin, const std::string& message) {
+  throw ConfigError(origin.text() + ": " + message);
+}
 
 ConfigNode convert(const YAML::Node& yaml, const std::string& source, int depth) {
   ConfigNode node;
@@ -25,7 +29,8 @@ ConfigNode convert(const YAML::Node& yaml, const std::string& source, int depth)
   if (yaml.IsScalar()) {
     node.kind = ConfigNode::Kind::kScalar;
     node.scalar = yaml.Scalar();
-    node.is_text = yaml.Tag() == "!" || yaml.Tag() == "tag:yaml.org,2002:str";   // "!" is how yaml-cpp marks quotes
+    node.is_text = yaml.Tag() == "!" ||
+                   yaml.Tag() == "tag:yaml.org,2002:str";  // "!" is how yaml-cpp marks quotes
   } else if (yaml.IsSequence()) {
     node.kind = ConfigNode::Kind::kList;
     for (const YAML::Node& item : yaml) node.items.push_back(convert(item, source, depth + 1));
@@ -35,18 +40,22 @@ ConfigNode convert(const YAML::Node& yaml, const std::string& source, int depth)
       const Origin origin = origin_at(pair.first.Mark(), source);
       if (!pair.first.IsScalar()) fail(origin, "a key must be a plain word");
       ConfigNode value = convert(pair.second, source, depth + 1);
-      if (value.kind == ConfigNode::Kind::kNull) value.origin = origin;   // nothing has no place of its own
+      if (value.kind == ConfigNode::Kind::kNull)
+        value.origin = origin;  // nothing has no place of its own
       node.entries.push_back({pair.first.Scalar(), origin, std::move(value)});
     }
   }
   return node;
 }
 
-// A list's item or a section's value under `part`, made when the section does not have it; null when the node has no such place.
+// A list's item or a section's value under `part`, made when the section does not have it; null
+// when the node has no such place.
 ConfigNode* descend(ConfigNode& node, const std::string& part, const Origin& origin) {
   if (node.kind == ConfigNode::Kind::kList) {
     const auto index = parse_integer(part);
-    return index && *index >= 0 && *index < static_cast<int64_t>(node.items.size()) ? &node.items[static_cast<size_t>(*index)] : nullptr;
+    return index && *index >= 0 && *index < static_cast<int64_t>(node.items.size())
+               ? &node.items[static_cast<size_t>(*index)]
+               : nullptr;
   }
   if (node.kind == ConfigNode::Kind::kNull) {
     node.kind = ConfigNode::Kind::kMap;
@@ -87,7 +96,9 @@ ConfigNode parse_yaml(const std::string& text, const std::string& source) {
   if (text.find('\0') != std::string::npos) fail({source, 0}, "not a text file");
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) fail(origin_at(documents[1].Mark(), source), "a second YAML document begins here; a run file has one");
+    if (documents.size() > 1)
+      fail(origin_at(documents[1].Mark(), source),
+           "a second YAML document begins here; a run file has one");
     ConfigNode root = documents.empty() ? ConfigNode{} : convert(documents.front(), source, 0);
     if (root.kind == ConfigNode::Kind::kNull) {
       root.kind = ConfigNode::Kind::kMap;
@@ -103,7 +114,8 @@ void apply_override(const std::string& assignment, ConfigNode& root, Problems& p
   const Origin origin{"--set " + assignment, 0};
   const size_t equals = assignment.find('=');
   const std::string key = assignment.substr(0, equals);
-  if (equals == std::string::npos || key.empty()) return problems.add(origin, "", "expected KEY=VALUE, for example train.steps=100");
+  if (equals == std::string::npos || key.empty())
+    return problems.add(origin, "", "expected KEY=VALUE, for example train.steps=100");
   try {
     ConfigNode* node = &root;
     for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
@@ -112,8 +124,11 @@ void apply_override(const std::string& assignment, ConfigNode& root, Problems& p
       if (below == nullptr) {
         const std::string where = begin == 0 ? "the configuration" : key.substr(0, begin - 1);
         const bool list = node->kind == ConfigNode::Kind::kList;
-        const std::string what = list ? fmt::format("a list of {}, its items are numbered from 0", node->items.size()) : node->describe() + ", not a section";
-        return problems.add(origin, key, fmt::format("{} is {} ({})", where, what, node->origin.text()));
+        const std::string what =
+            list ? fmt::format("a list of {}, its items are numbered from 0", node->items.size())
+                 : node->describe() + ", not a section";
+        return problems.add(
+            origin, key, fmt::format("{} is {} ({})", where, what, node->origin.text()));
       }
       node = below;
     }
@@ -125,21 +140,30 @@ void apply_override(const std::string& assignment, ConfigNode& root, Problems& p
 
 std::string read_config_file(const std::filesystem::path& path) {
   if (std::filesystem::exists(path)) return read_file(path);
-  const std::filesystem::path directory = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  const std::filesystem::path directory =
+      path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
   if (!std::filesystem::is_directory(directory))
-    throw std::runtime_error(fmt::format("{}: no such file; there is no directory {} either", path.string(), directory.string()));
+    throw std::runtime_error(fmt::format(
+        "{}: no such file; there is no directory {} either", path.string(), directory.string()));
   std::vector<std::string> near, all;
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
     if (entry.path().extension() != ".yaml") continue;
-    const std::string stem = entry.path().stem().string(), name = (path.parent_path() / entry.path().filename()).string();
+    const std::string stem = entry.path().stem().string(),
+                      name = (path.parent_path() / entry.path().filename()).string();
     all.push_back(name);
     if (edit_distance(path.stem().string(), stem) <= close_enough(stem)) near.push_back(name);
   }
   std::vector<std::string>& choice = near.empty() ? all : near;
   std::sort(choice.begin(), choice.end());
-  if (choice.empty()) throw std::runtime_error(fmt::format("{}: no such file; {} has no .yaml files", path.string(), directory.string()));
+  if (choice.empty())
+    throw std::runtime_error(
+        fmt::format("{}: no such file; {} has no .yaml files", path.string(), directory.string()));
   const std::vector<std::string_view> names(choice.begin(), choice.end());
-  throw std::runtime_error(fmt::format("{}: no such file; {} {}", path.string(), near.empty() ? "there are" : "did you mean", comma_list(names)) + (near.empty() ? "" : "?"));
+  throw std::runtime_error(fmt::format("{}: no such file; {} {}",
+                                       path.string(),
+                                       near.empty() ? "there are" : "did you mean",
+                                       comma_list(names)) +
+                           (near.empty() ? "" : "?"));
 }
 
 }  // namespace basin

@@ -1,7 +1,9 @@
-// The one reader of run files: YAML -> typed configuration by its `visit_fields`, with `--set` overrides, and back to text.
+// The one reader of run files: YAML -> typed configuration by its `visit_fields`, with `--set`
+// overrides, and back to text.
 //   const auto config = config_from_file<RunConfig>("configs/demo.yaml", {"train.steps=10"});
-// Values: true and false, whole numbers (1000, 1_000, 1e3), numbers, text, enum names, lists, sections. A struct with `kShorthand` may be
-// written as one scalar. Errors: ConfigError with all problems at once; std::runtime_error when the file cannot be read.
+// Values: true and false, whole numbers (1000, 1_000, 1e3), numbers, text, enum names, lists,
+// sections. A struct with `kShorthand` may be written as one scalar. Errors: ConfigError with all
+// problems at once; std::runtime_error when the file cannot be read.
 #pragma once
 
 #include <filesystem>
@@ -14,20 +16,25 @@
 
 namespace basin {
 
-/// YAML text -> tree. `source` names the text in messages. Syntax errors are ConfigError "source:line: message"; an empty text is an empty
-/// section; duplicate keys stay in the tree, for the reader to report.
+/// YAML text -> tree. `source` names the text in messages. Syntax errors are ConfigError
+/// "source:line: message"; an empty text is an empty section; duplicate keys stay in the tree, for
+/// the reader to report.
 ConfigNode parse_yaml(const std::string& text, const std::string& source);
 
-/// Applies "a.b=value" to the tree; the value is YAML, list items go by index ("data.train.0.weight=2"). What cannot be applied goes to
-/// `problems`; unknown keys are left to the reader.
+/// Applies "a.b=value" to the tree; the value is YAML, list items go by index
+/// ("data.train.0.weight=2"). What cannot be applied goes to `problems`; unknown keys are left to
+/// the reader.
 void apply_override(const std::string& assignment, ConfigNode& root, Problems& problems);
 
-/// The file's text. A missing file is reported together with the run files that could have been meant.
+/// The file's text. A missing file is reported together with the run files that could have been
+/// meant.
 std::string read_config_file(const std::filesystem::path& path);
 
 /// A configuration from YAML text, overrides on top.
 template <class Config>
-Config config_from_text(const std::string& text, const std::string& source, const std::vector<std::string>& overrides = {}) {
+Config config_from_text(const std::string& text,
+                        const std::string& source,
+                        const std::vector<std::string>& overrides = {}) {
   ConfigNode root = parse_yaml(text, source);
   Problems problems;
   for (const std::string& assignment : overrides) apply_override(assignment, root, problems);
@@ -40,20 +47,23 @@ Config config_from_text(const std::string& text, const std::string& source, cons
 }
 
 template <class Config>
-Config config_from_file(const std::filesystem::path& path, const std::vector<std::string>& overrides = {}) {
+Config config_from_file(const std::filesystem::path& path,
+                        const std::vector<std::string>& overrides = {}) {
   return config_from_text<Config>(read_config_file(path), path.string(), overrides);
 }
 
 /// A tree in block layout, one key a line.
 std::string block_yaml(const ConfigNode& node);
 
-/// The effective configuration, every default written out. Reading it gives an equal configuration, doubles to the last bit.
+/// The effective configuration, every default written out. Reading it gives an equal configuration,
+/// doubles to the last bit.
 template <class Config>
 std::string to_yaml(const Config& config) {
   return block_yaml(to_node(config));
 }
 
-/// A key in which two configurations differ; values as YAML, empty where a list is too short to have the key.
+/// A key in which two configurations differ; values as YAML, empty where a list is too short to
+/// have the key.
 struct Difference {
   std::string key, a, b;
 };

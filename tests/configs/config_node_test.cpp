@@ -17,7 +17,23 @@ TEST(ParseInteger, TakesOnlyExactWholeNumbers) {
   EXPECT_EQ(parse_integer("2.5e3"), 2500);
   EXPECT_EQ(parse_integer("9223372036854775807"), std::numeric_limits<int64_t>::max());
   EXPECT_EQ(parse_integer("-9223372036854775808"), std::numeric_limits<int64_t>::min());
-  for (const char* text : {"", "-", "1.5", "1e-3", "1e16", "9223372036854775808", "0x10", "1 0", "12a", "_1", "1_", "1__0", "+-1", "-+1", "nan", ".inf", "e5"})
+  for (const char* text : {"",
+                           "-",
+                           "1.5",
+                           "1e-3",
+                           "1e16",
+                           "9223372036854775808",
+                           "0x10",
+                           "1 0",
+                           "12a",
+                           "_1",
+                           "1_",
+                           "1__0",
+                           "+-1",
+                           "-+1",
+                           "nan",
+                           ".inf",
+                           "e5"})
     EXPECT_EQ(parse_integer(text), std::nullopt) << text;
 }
 
@@ -27,7 +43,8 @@ TEST(ParseNumber, TakesDecimalNumbersAndInfinity) {
   EXPECT_EQ(parse_number("-.5"), -0.5);
   EXPECT_EQ(parse_number("1_000.5"), 1000.5);
   EXPECT_EQ(parse_number("-.inf"), -std::numeric_limits<double>::infinity());
-  for (const char* text : {"", "inf", "nan", "infinity", "1e", "1.2.3", "0x1p3", "--1", "one"}) EXPECT_EQ(parse_number(text), std::nullopt) << text;
+  for (const char* text : {"", "inf", "nan", "infinity", "1e", "1.2.3", "0x1p3", "--1", "one"})
+    EXPECT_EQ(parse_number(text), std::nullopt) << text;
 }
 
 TEST(EditDistance, CountsInsertionsRemovalsReplacementsAndSwaps) {

@@ -25,7 +25,9 @@ struct Values {
   }
 };
 
-Values round_trip(const Values& values) { return config_from_text<Values>(to_yaml(values), "printed.yaml"); }
+Values round_trip(const Values& values) {
+  return config_from_text<Values>(to_yaml(values), "printed.yaml");
+}
 
 TEST(ToYaml, WritesEveryDefaultInBlockLayout) {
   SampleConfig c;
@@ -52,8 +54,46 @@ train:
 }
 
 TEST(ToYaml, TextComesBackWhateverItContains) {
-  for (const char* text : {"", " ", "a b", "true", "No", "null", "~", "1e5", "007", ".5", ".inf", "-", "- a", "a: b", "a #b", "#", "[x]", "{x}", "&a", "*a", "!t", "%d", "@h", "`q`",
-                           "'", "\"q\"", "back\\slash", "line\nbreak\r\ttab", "\x01\x7f", "\xc3\xa9\xe2\x96\x81", "./x", "../y", "/abs/p-1.2", "a,b", "x:", "?", "|", ">", "=", "<<"}) {
+  for (const char* text : {"",
+                           " ",
+                           "a b",
+                           "true",
+                           "No",
+                           "null",
+                           "~",
+                           "1e5",
+                           "007",
+                           ".5",
+                           ".inf",
+                           "-",
+                           "- a",
+                           "a: b",
+                           "a #b",
+                           "#",
+                           "[x]",
+                           "{x}",
+                           "&a",
+                           "*a",
+                           "!t",
+                           "%d",
+                           "@h",
+                           "`q`",
+                           "'",
+                           "\"q\"",
+                           "back\\slash",
+                           "line\nbreak\r\ttab",
+                           "\x01\x7f",
+                           "\xc3\xa9\xe2\x96\x81",
+                           "./x",
+                           "../y",
+                           "/abs/p-1.2",
+                           "a,b",
+                           "x:",
+                           "?",
+                           "|",
+                           ">",
+                           "=",
+                           "<<"}) {
     Values v;
     v.text = text;
     v.texts = {text, "second", text};
@@ -71,8 +111,22 @@ TEST(ToYaml, QuotesOnlyWhereNeeded) {
 }
 
 TEST(ToYaml, NumbersComeBackToTheLastBit) {
-  const double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max(), inf = std::numeric_limits<double>::infinity();
-  for (const double number : {0.1, 1.0 / 3, 3e-4, 1e-5, 1e16, 123456789.0, 1e300, -0.0, least, most, inf, -inf, std::nextafter(1.0, 2.0)}) {
+  const double least = std::numeric_limits<double>::denorm_min(),
+               most = std::numeric_limits<double>::max(),
+               inf = std::numeric_limits<double>::infinity();
+  for (const double number : {0.1,
+                              1.0 / 3,
+                              3e-4,
+                              1e-5,
+                              1e16,
+                              123456789.0,
+                              1e300,
+                              -0.0,
+                              least,
+                              most,
+                              inf,
+                              -inf,
+                              std::nextafter(1.0, 2.0)}) {
     Values v;
     v.number = number;
     v.numbers = {number, 0.5};
@@ -125,7 +179,8 @@ TEST(Reference, ListsEveryKeyWithTypeDefaultRangeAndMeaning) {
             "| `train.steps` | a whole number | `100` | at least 1 | optimizer steps |\n"
             "| `train.seed` | a whole number | `1` |  | seed |\n"
             "| `train.optimizer.lr` | a number | `1.0e-05` | 0 to 1 | peak learning rate |\n"
-            "| `train.optimizer.betas` | a list of numbers | `[0.9, 0.95]` | 0 to 1 | decay of the moments |\n"
+            "| `train.optimizer.betas` | a list of numbers | `[0.9, 0.95]` | 0 to 1 | decay of the "
+            "moments |\n"
             "| `train.optimizer.fused` | true or false | `true` |  | one pass \\| one kernel |\n");
 }
 

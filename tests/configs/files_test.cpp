@@ -23,7 +23,9 @@ class Files : public testing::Test {
     temporary_ = path_.string() + ".tmp." + std::to_string(getpid());
   }
   void TearDown() override { fs::remove_all(directory_); }
-  int64_t entries() const { return std::distance(fs::directory_iterator(directory_), fs::directory_iterator()); }
+  int64_t entries() const {
+    return std::distance(fs::directory_iterator(directory_), fs::directory_iterator());
+  }
 
   fs::path directory_, path_, temporary_;
 };
@@ -44,7 +46,7 @@ TEST_F(Files, WriteThenRead) {
   write_file(path_, "");
   EXPECT_EQ(read_file(path_), "");
   EXPECT_EQ(entries(), 1);
-  EXPECT_NE(read_file("/proc/self/status"), "");   // the system reports size 0 for it
+  EXPECT_NE(read_file("/proc/self/status"), "");  // the system reports size 0 for it
 }
 
 TEST_F(Files, AppearOnlyOnCommit) {
@@ -69,7 +71,14 @@ TEST_F(Files, AppearOnlyOnCommit) {
 TEST_F(Files, LargeAndSmallWritesKeepTheirOrder) {
   std::string expected;
   AtomicFile file(path_);
-  for (const size_t size : {size_t{5}, (size_t{1} << 20) - 7, size_t{3} << 20, size_t{1}, size_t{1} << 20, size_t{0}, size_t{900'000}, size_t{900'000}}) {
+  for (const size_t size : {size_t{5},
+                            (size_t{1} << 20) - 7,
+                            size_t{3} << 20,
+                            size_t{1},
+                            size_t{1} << 20,
+                            size_t{0},
+                            size_t{900'000},
+                            size_t{900'000}}) {
     const std::string part(size, static_cast<char>('a' + expected.size() % 23));
     file.write(part);
     expected += part;
@@ -90,22 +99,29 @@ TEST_F(Files, ReplaceWhatADeadRunLeft) {
 TEST_F(Files, RefuseWhatALivingWriterHolds) {
   AtomicFile first(path_);
   first.write("first");
-  EXPECT_EQ(error_of([&] { AtomicFile second(path_); }), "cannot write " + temporary_.string() + ": someone else is writing it at this moment");
+  EXPECT_EQ(error_of([&] { AtomicFile second(path_); }),
+            "cannot write " + temporary_.string() + ": someone else is writing it at this moment");
   first.commit();
   EXPECT_EQ(read_file(path_), "first");
 }
 
 TEST_F(Files, ErrorsNamePathAndReason) {
-  EXPECT_EQ(error_of([&] { read_file(directory_ / "none"); }), "cannot open " + (directory_ / "none").string() + ": No such file or directory");
-  EXPECT_EQ(error_of([&] { read_file(directory_); }), "cannot read " + directory_.string() + ": Is a directory");
-  EXPECT_EQ(error_of([&] { xxh3_hex_of_file(directory_ / "none"); }), "cannot open " + (directory_ / "none").string() + ": No such file or directory");
-  EXPECT_EQ(error_of([&] { MappedFile map(directory_); }), "cannot map " + directory_.string() + ": Is a directory");
-  EXPECT_EQ(error_of([&] { sync_directory(directory_ / "none"); }), "cannot open " + (directory_ / "none").string() + ": No such file or directory");
+  EXPECT_EQ(error_of([&] { read_file(directory_ / "none"); }),
+            "cannot open " + (directory_ / "none").string() + ": No such file or directory");
+  EXPECT_EQ(error_of([&] { read_file(directory_); }),
+            "cannot read " + directory_.string() + ": Is a directory");
+  EXPECT_EQ(error_of([&] { xxh3_hex_of_file(directory_ / "none"); }),
+            "cannot open " + (directory_ / "none").string() + ": No such file or directory");
+  EXPECT_EQ(error_of([&] { MappedFile map(directory_); }),
+            "cannot map " + directory_.string() + ": Is a directory");
+  EXPECT_EQ(error_of([&] { sync_directory(directory_ / "none"); }),
+            "cannot open " + (directory_ / "none").string() + ": No such file or directory");
   const std::string within = error_of([&] { write_file(directory_ / "none" / "a", ""); });
   EXPECT_EQ(within.find("cannot create " + (directory_ / "none" / "a").string()), 0u) << within;
   fs::create_directories(path_ / "full");
-  EXPECT_EQ(error_of([&] { write_file(path_, "x"); }), "cannot rename to " + path_.string() + ": Is a directory");
-  EXPECT_FALSE(fs::exists(temporary_));   // and the failure left nothing
+  EXPECT_EQ(error_of([&] { write_file(path_, "x"); }),
+            "cannot rename to " + path_.string() + ": Is a directory");
+  EXPECT_FALSE(fs::exists(temporary_));  // and the failure left nothing
 }
 
 TEST_F(Files, AFullDiskIsAnErrorThatLeavesNothing) {
@@ -123,7 +139,8 @@ TEST_F(Files, AFullDiskIsAnErrorThatLeavesNothing) {
   ASSERT_GE(dup2(full, victim), 0);
   close(full);
   file.write("something");
-  EXPECT_EQ(error_of([&] { file.commit(); }), "cannot write " + temporary_.string() + ": No space left on device");
+  EXPECT_EQ(error_of([&] { file.commit(); }),
+            "cannot write " + temporary_.string() + ": No space left on device");
   EXPECT_FALSE(fs::exists(path_));
 }
 
@@ -140,7 +157,7 @@ TEST_F(Files, MappingsShowTheFile) {
 }
 
 TEST(Xxh3, MatchesPublishedValues) {
-  EXPECT_EQ(xxh3_hex(""), "2d06800538d394c2");   // xxHash's own value for empty input and seed 0
+  EXPECT_EQ(xxh3_hex(""), "2d06800538d394c2");  // xxHash's own value for empty input and seed 0
   EXPECT_EQ(xxh3_hex("a").size(), 16u);
   EXPECT_NE(xxh3_hex("a"), xxh3_hex("b"));
 }

@@ -43,16 +43,24 @@ TEST(FormatCount, HasThreeDigits) {
 }
 
 TEST(ProgressLine, SaysShareRateAndTimeLeft) {
-  EXPECT_EQ(progress_line({"tokenize", "bytes", 12'345'678, 29'100'000, 10.2}, false), "tokenize: 42 % (12.3 MB of 29.1 MB), 1.21 MB/s, 14 s left");
-  EXPECT_EQ(progress_line({"tokenize", "bytes", 29'100'000, 29'100'000, 24}, true), "tokenize: 29.1 MB in 24 s, 1.21 MB/s");
-  EXPECT_EQ(progress_line({"train", "steps", 10, 40, 20}, true), "train: 25 % (10 steps of 40 steps) in 20 s, 0.50 steps/s");   // stopped early
-  EXPECT_EQ(progress_line({"count", "documents", 5, 0, 4}, false), "count: 5 documents, 1.25 documents/s");
-  EXPECT_EQ(progress_line({"wait", "steps", 0, 8, 4}, false), "wait: 0 % (0 steps of 8 steps), 0 steps/s");
+  EXPECT_EQ(progress_line({"tokenize", "bytes", 12'345'678, 29'100'000, 10.2}, false),
+            "tokenize: 42 % (12.3 MB of 29.1 MB), 1.21 MB/s, 14 s left");
+  EXPECT_EQ(progress_line({"tokenize", "bytes", 29'100'000, 29'100'000, 24}, true),
+            "tokenize: 29.1 MB in 24 s, 1.21 MB/s");
+  EXPECT_EQ(progress_line({"train", "steps", 10, 40, 20}, true),
+            "train: 25 % (10 steps of 40 steps) in 20 s, 0.50 steps/s");  // stopped early
+  EXPECT_EQ(progress_line({"count", "documents", 5, 0, 4}, false),
+            "count: 5 documents, 1.25 documents/s");
+  EXPECT_EQ(progress_line({"wait", "steps", 0, 8, 4}, false),
+            "wait: 0 % (0 steps of 8 steps), 0 steps/s");
 }
 
 TEST(Progress, IsSilentForShortWork) {
   testing::internal::CaptureStderr();
-  { Progress progress("short", 10, "steps"); progress.advance(10); }
+  {
+    Progress progress("short", 10, "steps");
+    progress.advance(10);
+  }
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
@@ -69,7 +77,9 @@ void work_for_two_seconds() {
 TEST(Progress, LeavesOnePlainLineWhereThereIsNoTerminal) {
   testing::internal::CaptureStderr();
   work_for_two_seconds();
-  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::MatchesRegex("work: 75 % \\(3 steps of 4 steps\\) in [0-9.]+ s, [0-9.]+ steps/s\n"));
+  EXPECT_THAT(
+      testing::internal::GetCapturedStderr(),
+      testing::MatchesRegex("work: 75 % \\(3 steps of 4 steps\\) in [0-9.]+ s, [0-9.]+ steps/s\n"));
 }
 
 TEST(Progress, RewritesItsLineOnATerminal) {
@@ -84,8 +94,10 @@ TEST(Progress, RewritesItsLineOnATerminal) {
   shown.resize(static_cast<size_t>(read(master, shown.data(), shown.size())));
   for (const int fd : {master, slave, kept}) close(fd);
   // Cut at 40 columns; the third advance came too soon after the second to be shown.
-  EXPECT_THAT(shown, testing::MatchesRegex("\rwork: 50 % \\(2 steps of 4 steps\\), [0-9.]+ st\x1b\\[K"
-                                           "\rwork: 75 % \\(3 steps of 4 steps\\) in [0-9.]+ s\x1b\\[K\r\n"));
+  EXPECT_THAT(
+      shown,
+      testing::MatchesRegex("\rwork: 50 % \\(2 steps of 4 steps\\), [0-9.]+ st\x1b\\[K"
+                            "\rwork: 75 % \\(3 steps of 4 steps\\) in [0-9.]+ s\x1b\\[K\r\n"));
 }
 
 }  // namespace

@@ -38,7 +38,8 @@ struct OptimizerSample {
     visit("fused", self.fused, Field{.doc = "one pass | one kernel"});
   }
   std::vector<std::string> problems() const {
-    if (betas.size() != 2) return {"betas has " + std::to_string(betas.size()) + " numbers, AdamW takes 2"};
+    if (betas.size() != 2)
+      return {"betas has " + std::to_string(betas.size()) + " numbers, AdamW takes 2"};
     return {};
   }
 };
@@ -79,12 +80,14 @@ struct SampleConfig {
   }
 };
 
-inline SampleConfig read_sample(const std::string& text, const std::vector<std::string>& overrides = {}) {
+inline SampleConfig read_sample(const std::string& text,
+                                const std::vector<std::string>& overrides = {}) {
   return config_from_text<SampleConfig>(text, "run.yaml", overrides);
 }
 
 /// The lines of the error that reading `text` ends with; empty when it is fine.
-inline std::string problems_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+inline std::string problems_of(const std::string& text,
+                               const std::vector<std::string>& overrides = {}) {
   try {
     read_sample(text, overrides);
   } catch (const ConfigError& error) {

@@ -19,7 +19,8 @@ TEST(SignalsDeathTest, NothingIsPendingAtFirst) {
         check_interrupt();
         std::exit(pending_signal());
       },
-      testing::ExitedWithCode(0), "");
+      testing::ExitedWithCode(0),
+      "");
 }
 
 TEST(SignalsDeathTest, TheFirstSignalIsRemembered) {
@@ -36,7 +37,8 @@ TEST(SignalsDeathTest, TheFirstSignalIsRemembered) {
           }
           std::exit(99);
         },
-        testing::ExitedWithCode(signal), "interrupted");
+        testing::ExitedWithCode(signal),
+        "interrupted");
 }
 
 TEST(SignalsDeathTest, AnEchoOfTheSameRequestIsIgnored) {
@@ -48,7 +50,8 @@ TEST(SignalsDeathTest, AnEchoOfTheSameRequestIsIgnored) {
         raise(SIGINT);
         std::exit(pending_signal());
       },
-      testing::ExitedWithCode(SIGINT), "");
+      testing::ExitedWithCode(SIGINT),
+      "");
 }
 
 TEST(SignalsDeathTest, ALaterSignalEndsTheProcess) {
@@ -60,7 +63,8 @@ TEST(SignalsDeathTest, ALaterSignalEndsTheProcess) {
         raise(SIGTERM);
         std::exit(99);
       },
-      testing::ExitedWithCode(128 + SIGTERM), "");
+      testing::ExitedWithCode(128 + SIGTERM),
+      "");
 }
 
 TEST(SignalsDeathTest, BlockingCallsReturn) {
@@ -79,7 +83,8 @@ TEST(SignalsDeathTest, BlockingCallsReturn) {
         const ssize_t got = read(ends[0], &byte, 1);
         std::exit(got == -1 && errno == EINTR ? pending_signal() : 97);
       },
-      testing::ExitedWithCode(SIGINT), "");
+      testing::ExitedWithCode(SIGINT),
+      "");
 }
 
 }  // namespace

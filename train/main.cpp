@@ -1,0 +1,73 @@
+// The program: lists the verbs, catches once.
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <malloc.h>
+#include <torch/version.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "configs/log.h"
+#include "configs/signals.h"
+#include "data/commands.h"
+#include "infer/commands.h"
+#include "model/kernels/cpu/kernels.h"
+#include "train/commands.h"
+#include "train/comm.h"
+#include "train/launch.h"
+
+namespace {
+
+int run(int argc, char** argv) {
+  mallopt(M_MMAP_THRESHOLD, std::numeric_limits<int>::max());   // a steady step asks no memory of the system
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  basin::install_signal_handlers();
+  const char* rank = std::getenv("RANK");
+  basin::set_up_log(rank ? std::atoi(rank) : 0);
+  at::set_num_threads(basin::threads_per_rank());
+
+  CLI::App app("Basin: pretrain small language models with a learnable attention sink, and stream them for ever", "basin");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", fmt::format("basin {}, LibTorch {}, CPU build (no CUDA sources), kernels {}", BASIN_VERSION, TORCH_VERSION, basin::kernels::instruction_set()));
+  int status = 0;
+  basin::add_prepare(app, status);
+  basin::add_train(app, status);
+  basin::add_evaluate(app, status);
+  basin::add_attention(app, status);
+  basin::add_generate(app, status);
+  basin::add_report(app, status);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return status;
+}
+
+int fail(const std::string& message, int status, bool secondary = false) {
+  basin::print_error(message, secondary);
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const basin::Interrupted& error) {
+    return fail(error.what(), 130);
+  } catch (const basin::CommError& error) {
+    return fail(error.what(), 1, /*secondary=*/true);
+  } catch (const c10::Error& error) {
+    return fail(error.what_without_backtrace(), 1);
+  } catch (const std::invalid_argument& error) {
+    return fail(error.what(), 2);
+  } catch (const std::exception& error) {
+    return fail(error.what(), 1);
+  }
+}

@@ -1,0 +1,125 @@
+#include "train/metrics.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+
+#include "configs/files.h"
+#include "configs/progress.h"
+
+namespace basin {
+namespace {
+
+nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+}
+
+double peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+/// Cut to the terminal's width: a wrapped line could not be rewritten.
+std::string fit_terminal(std::string text) {
+  winsize window{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && text.size() >= window.ws_col) text.resize(window.ws_col - 1);
+  return text;
+}
+
+}  // namespace
+
+std::string to_json_line(const MetricsRow& row) {
+  nlohmann::ordered_json json;
+  json["step"] = row.step;
+  json["tokens"] = row.tokens;
+  json["loss"] = number_or_null(row.loss);
+  json["lr"] = row.lr;
+  json["grad_norm"] = number_or_null(row.grad_norm);
+  json["tokens_per_second"] = row.tokens_per_second;
+  json["mfu"] = number_or_null(row.mfu);
+  json["val_loss"] = number_or_null(row.val_loss);
+  json["sink_metric"] = number_or_null(row.sink_metric);
+  json["skipped"] = row.skipped;
+  json["seconds"] = row.seconds;
+  return json.dump() + "\n";
+}
+
+void cut_metrics(const std::filesystem::path& file, int64_t step) {
+  if (!std::filesystem::exists(file)) return;
+  const std::string before = read_file(file);
+  std::istringstream lines(before);
+  std::string kept;
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (row.is_object() && row.contains("step") && row["step"].is_number_integer() && row["step"].get<int64_t>() <= step) kept += line + "\n";
+  }
+  if (kept != before) write_file(file, kept);
+}
+
+MetricsLog::MetricsLog(const std::filesystem::path& run_directory, int64_t step)
+    : path_(run_directory / "metrics.jsonl"), events_(run_directory, step + 1) {
+  cut_metrics(path_, step);
+}
+
+void MetricsLog::write(const MetricsRow& row) {
+  std::ofstream file(path_, std::ios::app | std::ios::binary);
+  file << to_json_line(row) << std::flush;
+  if (!file) throw std::runtime_error(fmt::format("{}: cannot write", path_.string()));
+  const auto add = [&](const char* tag, const std::optional<double>& value) {
+    if (value) events_.add_scalar(row.step, tag, *value);
+  };
+  add("train/loss", row.loss);
+  add("train/lr", row.lr);
+  add("train/grad_norm", row.grad_norm);
+  add("train/tokens_per_second", row.tokens_per_second);
+  add("train/mfu", row.mfu);
+  add("train/skipped", static_cast<double>(row.skipped));
+  add("train/tokens", static_cast<double>(row.tokens));
+  add("validation/loss", row.val_loss);
+  add("validation/sink_metric", row.sink_metric);
+  events_.flush();
+}
+
+std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
+  std::string text = fmt::format("step {}/{}", row.step, steps);
+  text += row.loss ? fmt::format("  loss {:.4f}", *row.loss) : std::string("  skipped (not finite)");
+  text += fmt::format("  lr {:.2e}", row.lr);
+  if (row.grad_norm) text += fmt::format("  |g| {:.3f}", *row.grad_norm);
+  text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
+  text += row.mfu ? fmt::format("  mfu {:.1f} %", 100 * *row.mfu) : std::string("  mfu n/a");
+  text += fmt::format("  {}  eta {}", format_bytes(peak_memory_bytes()), format_duration(eta_s));
+  if (row.skipped > 0) text += fmt::format("  skipped {}", row.skipped);
+  if (row.val_loss) text += fmt::format("  | validation {:.4f}", *row.val_loss);
+  if (row.sink_metric) text += fmt::format("  | sink metric {:.3f}", *row.sink_metric);
+  return text;
+}
+
+Console::Console(int64_t steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) != 0) {}
+Console::~Console() { end_line(); }
+
+void Console::show(const MetricsRow& row, double eta_s) {
+  const std::string text = console_text(row, steps_, eta_s);
+  if (terminal_) {
+    fmt::print(stderr, "\r\033[K{}", fit_terminal(text));
+    std::fflush(stderr);
+  } else {
+    fmt::print(stderr, "{}\n", text);
+  }
+  open_ = terminal_;
+  if (row.val_loss || row.sink_metric) end_line();   // measured numbers stay on the screen
+}
+
+void Console::end_line() {
+  if (open_) fmt::print(stderr, "\n");
+  open_ = false;
+}
+
+}  // namespace basin

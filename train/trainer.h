@@ -1,0 +1,86 @@
+// The training loop. `train_step` is the whole of one step; what surrounds it (validation, metrics, checkpoints, stopping) is in `run`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "data/loader.h"
+#include "model/transformer.h"
+#include "train/comm.h"
+#include "train/config.h"
+#include "train/gradient_buckets.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/state.h"
+#include "train/validation.h"
+
+namespace basin {
+
+/// What one step came to, the same on all ranks.
+struct StepResult {
+  double loss = 0;        // nats per predicted token, mean over the global batch
+  double grad_norm = 0;   // before clipping
+  double lr = 0;
+  bool skipped = false;   // loss or norm was not finite
+  bool stop = false;      // a rank was asked to stop
+};
+
+class Trainer {
+ public:
+  enum class Outcome { kFinished, kStopped };
+
+  /// Builds everything and takes up the newest intact checkpoint of config.run.dir. `config` must have gone through match_model_to_data.
+  /// Throws std::invalid_argument when the directory holds a run of another configuration. `comm` must outlive the trainer.
+  Trainer(const RunConfig& config, Comm& comm, at::Device device);
+  ~Trainer();
+
+  /// Trains to the last step, or until asked to stop, and saves. Throws std::runtime_error after train.max_skipped non-finite steps in a row.
+  Outcome run();
+  /// One optimizer step on the next global batch.
+  StepResult train_step();
+
+  const TrainState& state() const { return state_; }
+  const Transformer& model() const { return *model_; }
+  const Optimizer& optimizer() const { return *optimizer_; }
+  int64_t micro_batch() const { return micro_batch_; }
+
+ private:
+  void resume();
+  void open_run_directory();
+  void report_skip(const StepResult& result) const;
+  void measure_and_log(const StepResult& result);
+  std::optional<double> sink_metric() const;
+  void save();
+  bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  bool is_last() const { return state_.step >= config_.train.steps; }
+  bool stop_requested() const;
+  double session_seconds() const;
+
+  RunConfig config_;
+  Comm& comm_;
+  at::Device device_;
+  std::unique_ptr<RunLock> lock_;                     // rank 0
+  DataLoader loader_;
+  std::optional<Validation> validation_;
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<GradientBuckets> gradients_;
+  std::unique_ptr<CheckpointWriter> checkpoints_;     // rank 0
+  std::unique_ptr<MetricsLog> metrics_;               // rank 0
+  std::unique_ptr<Console> console_;                  // rank 0
+  int64_t micro_batch_ = 1;
+  TrainState state_;
+
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point started_ = Clock::now();
+  double seconds_before_ = 0;      // of earlier sessions
+  int64_t first_step_ = 0;         // of this session
+  double stepping_seconds_ = 0;    // in train_step since the last row
+  int64_t steps_since_row_ = 0;
+};
+
+}  // namespace basin

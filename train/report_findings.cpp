@@ -171,8 +171,10 @@ std::string attention_sentence(const RunRecord& run) {
                                              : fmt::format("None of its {:.0f} heads gives", heads);
   std::string text = fmt::format("{} more than {:g} of {} attention to {}", share, a.epsilon,
                                  a.sink_first > 0 ? "their" : "its", token ? "the sink token" : "the first token");
-  if (token && std::isfinite(a.sink_first_text))
-    text += fmt::format(", {:.0f} % of them to the first token of the text", 100 * a.sink_first_text);
+  if (!token || !std::isfinite(a.sink_first_text)) return text + ".";
+  if (a.sink_first_text == 0)
+    return text + (a.sink_first > 0 ? ", none to the first token of the text." : " or to the first token of the text.");
+  text += fmt::format(", {:.0f} % of the heads to the first token of the text", 100 * a.sink_first_text);
   return text + ".";
 }
 

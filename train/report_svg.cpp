@@ -266,21 +266,20 @@ std::string draw_plot(const Plot& plot) {
   svg += y_axis(frame, plot.y_label) + x_axis(frame, plot.x_label);
   std::string inside;
   double radius =
-      std::min(6.0, 1.9 + 1.1 * static_cast<double>(std::ranges::count(plot.curves, Mark::kDots, &PlotCurve::mark)));
+      std::min(6.0, 1.4 + 1.6 * static_cast<double>(std::ranges::count(plot.curves, Mark::kDots, &PlotCurve::mark)));
   for (const Mark mark : {Mark::kFaint, Mark::kWide, Mark::kLine, Mark::kDashed, Mark::kThin,
                           Mark::kDots}) {  // what coincides stays visible
     for (const PlotCurve& curve : plot.curves) {
       if (curve.mark != mark) continue;
       inside += draw_curve(frame, curve, radius);
-      if (mark == Mark::kDots) radius = std::max(3.0, radius - 1.1);
+      if (mark == Mark::kDots) radius = std::max(3.0, radius - 1.6);
     }
   }
   svg += clipped(frame, inside);
   if (plot.marked_x > frame.x.low && plot.marked_x < frame.x.high) {
     const double x = frame.at_x(plot.marked_x);
-    const bool left = x > (frame.left + frame.right) / 2;
-    svg += line("marked", {x, frame.top}, {x, frame.bottom}) +
-           text(left ? x - 5 : x + 5, frame.top + 12, left ? "end" : "start", plot.marked_label);
+    svg += line("marked", {x, frame.top}, {x, frame.bottom});
+    svg += text(std::max(x, frame.left + 110), frame.top - 6, "middle", plot.marked_label);  // beside the axis's name
   }
   return svg + "</svg>";
 }

@@ -239,7 +239,7 @@ TEST_F(ReportTest, HeadsThePageWithEachModel) {
       "<span>none makes no measurable use of its first token</span> <span>sink streams on one kept token</span>"));
   EXPECT_TRUE(contains(html, "none 3.000 after 20.0 k tokens, sink 3.030 after 20.0 k tokens. They end 1.0 % apart."));
   EXPECT_TRUE(contains(html,
-                       "1 of its 2 heads (50 %) give more than 0.3 of their attention to the sink token, 0 % of them "
+                       "1 of its 2 heads (50 %) give more than 0.3 of their attention to the sink token, none "
                        "to the first token of the text."));
   EXPECT_TRUE(contains(html, "1 of its 2 heads (50 %) give more than 0.3 of their attention to the first token."));
 }

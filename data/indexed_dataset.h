@@ -1,34 +1,42 @@
-// The Megatron-LM indexed dataset: PREFIX.bin (tokens back to back) and PREFIX.idx (sizes, byte offsets, document boundaries).
-// Nothing in the index is naturally aligned: it is copied, never cast. Memory-mapped.
+// The Megatron-LM indexed dataset: PREFIX.bin (tokens back to back) and PREFIX.idx (sizes, byte
+// offsets, document boundaries). Nothing in the index is naturally aligned: it is copied, never
+// cast. Memory-mapped.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "configs/files.h"
 
 namespace basin {
 
-/// A dataset for reading. Tokens of all documents are addressed end to end: position 0 .. num_tokens()-1.
+/// A dataset for reading. Tokens of all documents are addressed end to end: position 0 ..
+/// num_tokens()-1.
 class IndexedDataset {
  public:
-  /// `prefix` is the path without .bin/.idx. Throws std::runtime_error saying what is wrong and where.
+  /// `prefix` is the path without .bin/.idx. Throws std::runtime_error saying what is wrong and
+  /// where.
   explicit IndexedDataset(const std::filesystem::path& prefix);
   IndexedDataset(IndexedDataset&&) noexcept = default;
 
   int64_t num_tokens() const { return offsets_.empty() ? 0 : offsets_.back(); }
   int64_t num_documents() const { return static_cast<int64_t>(document_offsets_.size()) - 1; }
   /// Token positions [begin, end) of document i.
-  std::pair<int64_t, int64_t> document(int64_t i) const { return {document_offsets_[i], document_offsets_[i + 1]}; }
+  std::pair<int64_t, int64_t> document(int64_t i) const {
+    return {document_offsets_[i], document_offsets_[i + 1]};
+  }
   /// Copies tokens [begin, begin + out.size()).
   void read(int64_t begin, std::span<int64_t> out) const;
   const std::string& name() const { return name_; }
-  /// Largest token id; reads the whole file once, in parallel chunks, and remembers it.
+  /// Largest token id, -1 without tokens; reads the whole file once, in parallel chunks, and
+  /// remembers it. Throws std::runtime_error on a negative id.
   int64_t max_token() const;
   /// Whether any token equals one of `ids`; returns the first such token id.
   std::optional<int64_t> find_any(std::span<const int64_t> ids) const;
@@ -38,10 +46,16 @@ class IndexedDataset {
   MappedFile bin_;
   int item_bytes_ = 2;
   bool is_unsigned_ = true;
-  std::vector<int64_t> offsets_;           // first token position of each sequence, and the total
-  std::vector<int64_t> pointers_;          // byte offset of each sequence in .bin
+  bool contiguous_ = true;  // sequences lie in order without gaps: the usual case, which needs no
+                            // table per sequence
+  std::vector<int64_t>
+      offsets_;  // first token position of each sequence, and the total; {0, total} when contiguous
+  std::vector<int64_t> pointers_;  // byte offset of each sequence in .bin; empty when contiguous
   std::vector<int64_t> document_offsets_;  // first token position of each document, and the total
-  bool contiguous_ = true;                 // sequences lie in order without gaps: the usual case
+  std::unique_ptr<std::atomic<int64_t>> max_token_ =
+      std::make_unique<std::atomic<int64_t>>(kUnknownToken);
+
+  static constexpr int64_t kUnknownToken = -2;
 };
 
 /// Writes the same format, aside until `commit`.
@@ -53,6 +67,7 @@ class IndexedDatasetWriter {
   void add_document(std::span<const int32_t> tokens);
   int64_t num_tokens() const { return num_tokens_; }
   int64_t num_documents() const { return static_cast<int64_t>(sizes_.size()); }
+  /// Publishes .bin, then .idx. Without it nothing of the dataset stays behind.
   void commit();
 
  private:
@@ -64,7 +79,7 @@ class IndexedDatasetWriter {
 
 /// What PREFIX.json says about a dataset that `prepare` wrote.
 struct DatasetInfo {
-  std::filesystem::path tokenizer_path;   // PREFIX.model
+  std::filesystem::path tokenizer_path;  // PREFIX.model
   std::string tokenizer_hash;
   int64_t vocab_size = 0;
 };

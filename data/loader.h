@@ -1,5 +1,5 @@
-// Batches as a pure function of (seed, batch number, rank): nothing to save but one integer, and the order does not depend on the number of ranks.
-// Design: "Sample order".
+// Batches as a pure function of (seed, batch number, rank): nothing to save but one integer, and
+// the order does not depend on the number of ranks. Design: "Sample order".
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,24 +16,27 @@ namespace basin {
 
 /// How a global batch is shared out.
 struct BatchShape {
-  int64_t global_batch = 1;   // samples per step over all ranks (B)
+  int64_t global_batch = 1;  // samples per step over all ranks (B)
   int64_t rank = 0, world = 1;
   uint64_t seed = 0;
 };
 
 class DataLoader {
  public:
-  /// Opens the datasets. Throws std::invalid_argument when one has too few tokens for a sample or `world` does not divide `global_batch`.
+  /// Opens the datasets. Throws std::invalid_argument when one has too few tokens for a sample or
+  /// `world` does not divide `global_batch`.
   DataLoader(const DataConfig& config, const BatchShape& shape);
   ~DataLoader();
 
-  /// This rank's part of global batch `k`: int64 (B / world, T + 1), places rank*B/world onwards. Thread-safe. Prefetches batch k + 1.
+  /// This rank's part of global batch `k`: int64 (B / world, T + 1), places rank*B/world onwards.
+  /// Thread-safe. Prefetches batch k + 1.
   at::Tensor batch(int64_t k);
-  /// The sample numbers of those rows as (dataset, sample) pairs, for messages about a skipped step.
+  /// The sample numbers of those rows as (dataset, sample) pairs, for messages about a skipped
+  /// step.
   std::vector<std::pair<int64_t, int64_t>> sample_ids(int64_t k) const;
 
   const std::vector<IndexedDataset>& datasets() const;
-  int64_t tokens_per_epoch() const;   // predicted tokens of one pass over all datasets
+  int64_t tokens_per_epoch() const;  // predicted tokens of one pass over all datasets
 
  private:
   struct Impl;

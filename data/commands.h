@@ -1,0 +1,12 @@
+// The verb of this room: `basin prepare`.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace basin {
+
+void add_prepare(CLI::App& app, int& status);
+
+}  // namespace basin

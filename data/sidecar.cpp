@@ -1,0 +1,163 @@
+#include "data/sidecar.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "configs/files.h"
+#include "data/indexed_dataset.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kFormat = "basin-dataset-1";
+
+Json to_json(const SplitCounts& counts) {
+  return {{"documents", counts.documents}, {"tokens", counts.tokens}, {"bytes", counts.bytes}};
+}
+
+SplitCounts counts_from(const Json& json) {
+  return {json.at("documents"), json.at("tokens"), json.at("bytes")};
+}
+
+int64_t modified_ns(const fs::path& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0
+             ? int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec
+             : 0;
+}
+
+bool has_size(const fs::path& path, uint64_t bytes) {
+  return fs::is_regular_file(path) && fs::file_size(path) == bytes;
+}
+
+bool split_is_there(const fs::path& prefix,
+                    const std::string& split,
+                    const SplitCounts& counts,
+                    int64_t vocab_size) {
+  const uint64_t item_bytes = vocab_size < 65500 ? 2 : 4;
+  return has_size(output_path(prefix, split + ".bin"), counts.tokens * item_bytes) &&
+         has_size(output_path(prefix, split + ".idx"),
+                  34 + 12 * counts.documents + 8 * (counts.documents + 1));
+}
+
+/// The sidecar, or nothing when the file is absent or not ours.
+std::optional<Sidecar> read_sidecar(const fs::path& path) {
+  if (!fs::exists(path)) {
+    return std::nullopt;
+  }
+  const Json json = Json::parse(read_file(path), nullptr, false);
+  if (!json.is_object() || json.value("format", "") != kFormat) {
+    return std::nullopt;
+  }
+  try {
+    return Sidecar::from_json(json);
+  } catch (const Json::exception& error) {
+    throw std::runtime_error(
+        fmt::format("{}: damaged ({}); run `basin prepare` again", path.string(), error.what()));
+  }
+}
+
+}  // namespace
+
+Json Sidecar::to_json() const {
+  Json list = Json::array();
+  std::string contents = options + tokenizer_hash;
+  for (const Source& source : sources) {
+    list.push_back({{"path", source.path},
+                    {"bytes", source.bytes},
+                    {"modified_ns", source.modified_ns},
+                    {"xxh3", source.hash}});
+    contents += source.hash;
+  }
+  return {{"format", kFormat},
+          {"tokenizer_hash", tokenizer_hash},
+          {"vocab_size", vocab_size},
+          {"train", basin::to_json(train)},
+          {"heldout", heldout ? basin::to_json(*heldout) : Json(nullptr)},
+          {"replaced_sequences", replaced_sequences},
+          {"literal_u2581", literal_u2581},
+          {"empty_documents", empty_documents},
+          {"options", Json::parse(options)},
+          {"sources", list},
+          {"fingerprint", xxh3_hex(contents)}};  // equal fingerprints: the same tokens
+}
+
+Sidecar Sidecar::from_json(const Json& json) {
+  Sidecar sidecar;
+  sidecar.tokenizer_hash = json.at("tokenizer_hash");
+  sidecar.vocab_size = json.at("vocab_size");
+  sidecar.train = counts_from(json.at("train"));
+  if (!json.at("heldout").is_null()) {
+    sidecar.heldout = counts_from(json.at("heldout"));
+  }
+  sidecar.replaced_sequences = json.at("replaced_sequences");
+  sidecar.literal_u2581 = json.at("literal_u2581");
+  sidecar.empty_documents = json.at("empty_documents");
+  sidecar.options = json.at("options").dump();
+  for (const Json& source : json.at("sources")) {
+    sidecar.sources.push_back(
+        {source.at("path"), source.at("bytes"), source.at("modified_ns"), source.at("xxh3")});
+  }
+  return sidecar;
+}
+
+fs::path output_path(const fs::path& prefix, const std::string& suffix) {
+  fs::path path = prefix;
+  path += suffix;
+  return path;
+}
+
+std::vector<Sidecar::Source> list_sources(const std::vector<TextFile>& files) {
+  std::vector<Sidecar::Source> sources;
+  for (const TextFile& file : files) {
+    sources.push_back({file.path.string(), file.bytes, modified_ns(file.path), {}});
+  }
+  return sources;
+}
+
+std::optional<Sidecar> find_up_to_date(const fs::path& prefix,
+                                       const std::string& options,
+                                       const std::vector<TextFile>& files) {
+  std::optional<Sidecar> old = read_sidecar(output_path(prefix, ".json"));
+  const fs::path model = output_path(prefix, ".model");
+  if (!old || old->options != options || old->sources.size() != files.size() ||
+      !fs::exists(model) || xxh3_hex_of_file(model) != old->tokenizer_hash ||
+      !split_is_there(prefix, "_train", old->train, old->vocab_size) ||
+      (old->heldout && !split_is_there(prefix, "_heldout", *old->heldout, old->vocab_size))) {
+    return std::nullopt;
+  }
+  const std::vector<Sidecar::Source> now = list_sources(files);
+  for (size_t i = 0; i < now.size(); ++i) {
+    const Sidecar::Source& before = old->sources[i];
+    if (now[i].path != before.path || now[i].bytes != before.bytes) {
+      return std::nullopt;
+    }
+    // A new time alone, as after a second download, proves nothing; the content does.
+    if (now[i].modified_ns != before.modified_ns && xxh3_hex_of_file(now[i].path) != before.hash) {
+      return std::nullopt;
+    }
+  }
+  return old;
+}
+
+std::optional<DatasetInfo> find_dataset_info(const fs::path& prefix) {
+  const std::string name = prefix.string();
+  for (const std::string suffix : {"_train", "_heldout"}) {
+    if (!name.ends_with(suffix)) {
+      continue;
+    }
+    const fs::path base = name.substr(0, name.size() - suffix.size());
+    if (const auto sidecar = read_sidecar(output_path(base, ".json"))) {
+      return DatasetInfo{output_path(base, ".model"), sidecar->tokenizer_hash, sidecar->vocab_size};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace basin

@@ -1,0 +1,182 @@
+// The tokenizer in the dialects of other software. transformers 5 decides by tokenizer.json's
+// post_processor alone whether a sink is prepended, older releases by add_bos_token: both always
+// agree here.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "configs/files.h"
+#include "data/tokenizer.h"
+
+namespace basin {
+namespace {
+
+using Json = nlohmann::json;
+
+bool is_special(PieceType type) {
+  return type == PieceType::kControl || type == PieceType::kUnknown;
+}
+
+std::string piece_or(const Tokenizer& tokenizer, int64_t id, const char* fallback) {
+  return id < 0 ? fallback : tokenizer.piece(id);
+}
+
+std::string unknown_piece(const Tokenizer& tokenizer) {
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.type(id) == PieceType::kUnknown) {
+      return tokenizer.piece(id);
+    }
+  }
+  return "<unk>";
+}
+
+Json added_tokens(const Tokenizer& tokenizer) {
+  Json tokens = Json::array();
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const bool special = is_special(tokenizer.type(id));
+    if (special || tokenizer.type(id) == PieceType::kUserDefined) {
+      tokens.push_back({{"id", id},
+                        {"content", tokenizer.piece(id)},
+                        {"single_word", false},
+                        {"lstrip", false},
+                        {"rstrip", false},
+                        {"normalized", false},
+                        {"special", special}});
+    }
+  }
+  return tokens;
+}
+
+/// For each piece in id order, which is merge rank: every split into two pieces, ordered by the ids
+/// of the halves.
+Json merges(const Tokenizer& tokenizer) {
+  std::unordered_map<std::string_view, int64_t> ids;
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.type(id) == PieceType::kNormal) {
+      ids.emplace(tokenizer.piece(id), id);
+    }
+  }
+  Json result = Json::array();
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.type(id) != PieceType::kNormal) {
+      continue;
+    }
+    const std::string_view piece = tokenizer.piece(id);
+    std::vector<std::pair<int64_t, int64_t>> halves;
+    for (size_t cut = 1; cut < piece.size(); ++cut) {
+      const auto left = ids.find(piece.substr(0, cut)), right = ids.find(piece.substr(cut));
+      if (left != ids.end() && right != ids.end()) {
+        halves.emplace_back(left->second, right->second);
+      }
+    }
+    std::sort(halves.begin(), halves.end());
+    for (const auto& [left, right] : halves) {
+      result.push_back(tokenizer.piece(left) + " " + tokenizer.piece(right));
+    }
+  }
+  return result;
+}
+
+/// Prepends the sinks; null for none. The second text of a pair gets no sink of its own.
+Json post_processor(const Tokenizer& tokenizer, std::span<const int64_t> prepended_ids) {
+  if (prepended_ids.empty()) {
+    return nullptr;
+  }
+  Json single = Json::array(), special_tokens = Json::object();
+  for (const int64_t id : prepended_ids) {
+    const std::string& piece = tokenizer.piece(id);
+    single.push_back({{"SpecialToken", {{"id", piece}, {"type_id", 0}}}});
+    special_tokens[piece] = {{"id", piece}, {"ids", {id}}, {"tokens", {piece}}};
+  }
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  Json pair = single;
+  pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 1}}}});
+  return {{"type", "TemplateProcessing"},
+          {"single", single},
+          {"pair", pair},
+          {"special_tokens", special_tokens}};
+}
+
+Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepended_ids) {
+  Json vocab = Json::object();
+  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    vocab[tokenizer.piece(id)] = id;
+  }
+  const Json replace_space = {
+      {"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}};
+  Json decoders = {replace_space, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
+  Json normalizer = nullptr;
+  Json pre_tokenizer = {
+      {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "never"}, {"split", false}};
+  if (tokenizer.model().add_dummy_prefix) {  // Metaspace would not prefix a text that begins with a
+                                             // space; SentencePiece does
+    decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+    normalizer = {{"type", "Sequence"},
+                  {"normalizers",
+                   {{{"type", "Prepend"}, {"prepend", "▁"}},
+                    {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
+    pre_tokenizer = nullptr;
+  }
+  const Json model = {{"type", "BPE"},
+                      {"dropout", nullptr},
+                      {"unk_token", unknown_piece(tokenizer)},
+                      {"continuing_subword_prefix", nullptr},
+                      {"end_of_word_suffix", nullptr},
+                      {"fuse_unk", true},
+                      {"byte_fallback", true},
+                      {"ignore_merges", false},
+                      {"vocab", vocab},
+                      {"merges", merges(tokenizer)}};
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added_tokens(tokenizer)},
+          {"normalizer", normalizer},
+          {"pre_tokenizer", pre_tokenizer},
+          {"post_processor", post_processor(tokenizer, prepended_ids)},
+          {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
+          {"model", model}};
+}
+
+}  // namespace
+
+void write_tokenizer_files(const Tokenizer& tokenizer,
+                           std::span<const int64_t> prepended_ids,
+                           int64_t model_max_length,
+                           const std::filesystem::path& directory) {
+  const SentencePieceModel& model = tokenizer.model();
+  const std::string bos =
+      piece_or(tokenizer, prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0], "<sink>");
+  const std::string eos = piece_or(tokenizer, tokenizer.eos_id(), "</s>");
+  const std::string unknown = unknown_piece(tokenizer);
+  write_file(directory / "tokenizer.model", tokenizer.model_bytes());
+  if (model.is_bpe && !model.has_character_map && !model.remove_extra_whitespaces) {
+    write_file(directory / "tokenizer.json",
+               tokenizer_json(tokenizer, prepended_ids).dump(1) + "\n");
+  } else {
+    spdlog::warn(
+        "no tokenizer.json for this SentencePiece model (it is not BPE, or it rewrites text): "
+        "other software reads tokenizer.model");
+  }
+  const Json config = {
+      {"tokenizer_class", model.add_dummy_prefix ? "PreTrainedTokenizerFast" : "LlamaTokenizer"},
+      {"bos_token", bos},
+      {"eos_token", eos},
+      {"unk_token", unknown},
+      {"pad_token", nullptr},
+      {"add_bos_token", !prepended_ids.empty()},
+      {"add_eos_token", false},
+      {"add_prefix_space", model.add_dummy_prefix},
+      {"legacy", false},
+      {"clean_up_tokenization_spaces", false},
+      {"model_max_length", model_max_length}};
+  write_file(directory / "tokenizer_config.json", config.dump(1) + "\n");
+  const Json specials = {{"bos_token", bos}, {"eos_token", eos}, {"unk_token", unknown}};
+  write_file(directory / "special_tokens_map.json", specials.dump(1) + "\n");
+}
+
+}  // namespace basin

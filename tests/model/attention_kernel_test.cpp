@@ -1,6 +1,5 @@
-// The attention kernels against a naive fp64 softmax with an extra sink column, differentiated by autograd; on every instruction set of this machine.
-#include "model/kernels/cpu/kernels.h"
-
+// The attention kernels against a naive fp64 softmax with an extra sink column, differentiated by
+// autograd; on every instruction set of this machine.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
@@ -14,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "model/kernels/cpu/kernels.h"
+
 namespace basin::kernels {
 namespace {
 
@@ -23,49 +24,77 @@ struct Case {
 };
 std::string name(const Case& c) {
   const AttentionShape& s = c.shape;
-  return std::string("B") + std::to_string(s.B) + " T" + std::to_string(s.T) + " H" + std::to_string(s.H) + " G" + std::to_string(s.G) + " K" + std::to_string(s.K) + " rotary" +
+  return std::string("B") + std::to_string(s.B) + " T" + std::to_string(s.T) + " H" +
+         std::to_string(s.H) + " G" + std::to_string(s.G) + " K" + std::to_string(s.K) + " rotary" +
          std::to_string(s.rotary) + (c.sink ? " sink" : "");
 }
-// Common shapes, and lengths, head sizes and rotations that fit no vector; few items (1 sample, 1 head) run split into parts.
+// Common shapes, and lengths, head sizes and rotations that fit no vector; few items (1 sample, 1
+// head) run split into parts.
 const std::vector<Case> kCases = {
-    {{2, 257, 4, 4, 32, 32}, true},  {{1, 256, 2, 2, 32, 8}, false}, {{2, 65, 4, 4, 24, 24}, true}, {{1, 130, 8, 2, 64, 16}, true}, {{1, 1, 2, 1, 32, 32}, true},
-    {{3, 2, 1, 1, 8, 4}, false},     {{1, 33, 3, 1, 5, 2}, true},    {{2, 40, 2, 2, 7, 6}, false},  {{1, 31, 2, 1, 256, 64}, true}, {{1, 200, 1, 1, 20, 10}, true},
-    {{1, 95, 6, 3, 80, 0}, false},   {{1, 64, 4, 1, 1, 0}, true},
+    {{2, 257, 4, 4, 32, 32}, true},
+    {{1, 256, 2, 2, 32, 8}, false},
+    {{2, 65, 4, 4, 24, 24}, true},
+    {{1, 130, 8, 2, 64, 16}, true},
+    {{1, 1, 2, 1, 32, 32}, true},
+    {{3, 2, 1, 1, 8, 4}, false},
+    {{1, 33, 3, 1, 5, 2}, true},
+    {{2, 40, 2, 2, 7, 6}, false},
+    {{1, 31, 2, 1, 256, 64}, true},
+    {{1, 200, 1, 1, 20, 10}, true},
+    {{1, 95, 6, 3, 80, 0}, false},
+    {{1, 64, 4, 1, 1, 0}, true},
 };
 
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos, const at::Tensor& sin) {
   const int64_t half = cos.size(1);
   if (half == 0) return x_BTHK;
   const auto c = cos.unsqueeze(1), s = sin.unsqueeze(1);
-  const auto x = x_BTHK.narrow(3, 0, half), y = x_BTHK.narrow(3, half, half), rest = x_BTHK.narrow(3, 2 * half, x_BTHK.size(3) - 2 * half);
+  const auto x = x_BTHK.narrow(3, 0, half), y = x_BTHK.narrow(3, half, half),
+             rest = x_BTHK.narrow(3, 2 * half, x_BTHK.size(3) - 2 * half);
   return at::cat({x * c - y * s, y * c + x * s, rest}, 3);
 }
 
 // out (B, T, H K) and lse (B, H, T) in fp64.
-std::pair<at::Tensor, at::Tensor> naive(const Case& c, const at::Tensor& qkv, const at::Tensor& cos, const at::Tensor& sin, const at::Tensor& sink_logit) {
+std::pair<at::Tensor, at::Tensor> naive(const Case& c,
+                                        const at::Tensor& qkv,
+                                        const at::Tensor& cos,
+                                        const at::Tensor& sin,
+                                        const at::Tensor& sink_logit) {
   const AttentionShape& s = c.shape;
   const auto heads = qkv.view({s.B, s.T, s.H + 2 * s.G, s.K});
   const auto q = rotate(heads.narrow(2, 0, s.H), cos, sin).transpose(1, 2);
-  const auto k = rotate(heads.narrow(2, s.H, s.G), cos, sin).transpose(1, 2).repeat_interleave(s.H / s.G, 1);
+  const auto k =
+      rotate(heads.narrow(2, s.H, s.G), cos, sin).transpose(1, 2).repeat_interleave(s.H / s.G, 1);
   const auto v = heads.narrow(2, s.H + s.G, s.G).transpose(1, 2).repeat_interleave(s.H / s.G, 1);
   const auto hidden = at::ones({s.T, s.T}, at::kBool).triu(1);
-  auto scores = at::matmul(q, k.transpose(2, 3)).div(std::sqrt(static_cast<double>(s.K))).masked_fill(hidden, -std::numeric_limits<double>::infinity());
-  if (c.sink) scores = at::cat({sink_logit.view({1, s.H, 1, 1}).expand({s.B, s.H, s.T, 1}), scores}, 3);
+  auto scores = at::matmul(q, k.transpose(2, 3))
+                    .div(std::sqrt(static_cast<double>(s.K)))
+                    .masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  if (c.sink)
+    scores = at::cat({sink_logit.view({1, s.H, 1, 1}).expand({s.B, s.H, s.T, 1}), scores}, 3);
   const auto p = scores.softmax(-1).narrow(3, c.sink ? 1 : 0, s.T);
   return {at::matmul(p, v).transpose(1, 2).reshape({s.B, s.T, s.H * s.K}), scores.logsumexp(-1)};
 }
 
-double largest(const at::Tensor& x) { return x.abs().max().item<double>(); }
-double relative(const at::Tensor& found, const at::Tensor& expected) { return largest(found.to(at::kDouble) - expected) / std::max(1e-30, largest(expected)); }
+double largest(const at::Tensor& x) {
+  return x.abs().max().item<double>();
+}
+double relative(const at::Tensor& found, const at::Tensor& expected) {
+  return largest(found.to(at::kDouble) - expected) / std::max(1e-30, largest(expected));
+}
 
 struct Data {
-  at::Tensor qkv, dout, cos, sin, sink_logit;   // as the kernel gets them
+  at::Tensor qkv, dout, cos, sin, sink_logit;  // as the kernel gets them
 };
 Data random_data(const Case& c, at::ScalarType type) {
   at::manual_seed(7);
   const AttentionShape& s = c.shape;
-  const auto angles = at::arange(s.T, at::kDouble).unsqueeze(1) * at::rand({1, s.rotary / 2}, at::kDouble);
-  return {at::randn({s.B, s.T, (s.H + 2 * s.G) * s.K}).mul(1.5).to(type), at::randn({s.B, s.T, s.H * s.K}).to(type), angles.cos().to(at::kFloat), angles.sin().to(at::kFloat),
+  const auto angles =
+      at::arange(s.T, at::kDouble).unsqueeze(1) * at::rand({1, s.rotary / 2}, at::kDouble);
+  return {at::randn({s.B, s.T, (s.H + 2 * s.G) * s.K}).mul(1.5).to(type),
+          at::randn({s.B, s.T, s.H * s.K}).to(type),
+          angles.cos().to(at::kFloat),
+          angles.sin().to(at::kFloat),
           at::randn({s.H})};
 }
 
@@ -76,11 +105,24 @@ template <class Float>
 Result run_kernel(const Case& c, const Data& x) {
   const AttentionShape& s = c.shape;
   const auto pointer = [](const at::Tensor& t) { return static_cast<Float*>(t.data_ptr()); };
-  Result r{at::full_like(x.dout, 77), at::full({s.B, s.H, s.T}, 77.0f), at::full_like(x.qkv, 77), at::full({s.H}, 77.0f)};
-  const float *cos = s.rotary ? x.cos.data_ptr<float>() : nullptr, *sin = s.rotary ? x.sin.data_ptr<float>() : nullptr;
+  Result r{at::full_like(x.dout, 77),
+           at::full({s.B, s.H, s.T}, 77.0f),
+           at::full_like(x.qkv, 77),
+           at::full({s.H}, 77.0f)};
+  const float *cos = s.rotary ? x.cos.data_ptr<float>() : nullptr,
+              *sin = s.rotary ? x.sin.data_ptr<float>() : nullptr;
   const float* sink_logit = c.sink ? x.sink_logit.data_ptr<float>() : nullptr;
-  attention_forward<Float>(s, pointer(x.qkv), cos, sin, sink_logit, pointer(r.out), r.lse.data_ptr<float>());
-  attention_backward<Float>(s, pointer(x.qkv), cos, sin, sink_logit, pointer(r.out), r.lse.data_ptr<float>(), pointer(x.dout), pointer(r.dqkv),
+  attention_forward<Float>(
+      s, pointer(x.qkv), cos, sin, sink_logit, pointer(r.out), r.lse.data_ptr<float>());
+  attention_backward<Float>(s,
+                            pointer(x.qkv),
+                            cos,
+                            sin,
+                            sink_logit,
+                            pointer(r.out),
+                            r.lse.data_ptr<float>(),
+                            pointer(x.dout),
+                            pointer(r.dqkv),
                             c.sink ? r.dsink_logit.data_ptr<float>() : nullptr);
   return r;
 }
@@ -104,15 +146,20 @@ std::vector<int64_t> targets() {
   return found;
 }
 
-// `floor`: share of the largest gradient of all that a part's errors are measured against when its own gradient is smaller.
+// `floor`: share of the largest gradient of all that a part's errors are measured against when its
+// own gradient is smaller.
 template <class Float>
 void expect_matches_naive(const Case& c, at::ScalarType type, double tolerance, double floor) {
   const Data x = random_data(c, type);
-  const auto qkv = x.qkv.to(at::kDouble).requires_grad_(), sink_logit = x.sink_logit.to(at::kDouble).requires_grad_();
+  const auto qkv = x.qkv.to(at::kDouble).requires_grad_(),
+             sink_logit = x.sink_logit.to(at::kDouble).requires_grad_();
   const auto [out, lse] = naive(c, qkv, x.cos.to(at::kDouble), x.sin.to(at::kDouble), sink_logit);
-  const auto gradients = torch::autograd::grad({out}, {qkv, sink_logit}, {x.dout.to(at::kDouble)}, std::nullopt, false, true);
+  const auto gradients = torch::autograd::grad(
+      {out}, {qkv, sink_logit}, {x.dout.to(at::kDouble)}, std::nullopt, false, true);
   const AttentionShape& s = c.shape;
-  const auto split = [&](const at::Tensor& t) { return t.split_with_sizes({s.H * s.K, s.G * s.K, s.G * s.K}, 2); };
+  const auto split = [&](const at::Tensor& t) {
+    return t.split_with_sizes({s.H * s.K, s.G * s.K, s.G * s.K}, 2);
+  };
   const std::vector<at::Tensor> expected = split(gradients[0]);
   for (int64_t target : targets()) {
     OnlyTarget only(target);
@@ -136,17 +183,22 @@ TEST(AttentionKernel, FloatMatchesNaiveSoftmax) {
 }
 
 TEST(AttentionKernel, Bf16MatchesNaiveSoftmax) {
-  // With one or two keys dq and dk nearly cancel, and D = rowsum(dO * O) inherits the rounding of the stored O: measured against dv instead.
+  // With one or two keys dq and dk nearly cancel, and D = rowsum(dO * O) inherits the rounding of
+  // the stored O: measured against dv instead.
   for (const Case& c : kCases) expect_matches_naive<Bf16>(c, at::kBFloat16, 2e-2, 1.0);
 }
 
 TEST(AttentionKernel, LargeScoresNeitherOverflowNorVanish) {
   const Case c{{1, 80, 2, 2, 32, 0}, true};
   Data x = random_data(c, at::kFloat);
-  x.qkv.mul_(40);   // scores of several thousands
-  const auto [out, lse] = naive(c, x.qkv.to(at::kDouble), x.cos.to(at::kDouble), x.sin.to(at::kDouble), x.sink_logit.to(at::kDouble));
+  x.qkv.mul_(40);  // scores of several thousands
+  const auto [out, lse] = naive(c,
+                                x.qkv.to(at::kDouble),
+                                x.cos.to(at::kDouble),
+                                x.sin.to(at::kDouble),
+                                x.sink_logit.to(at::kDouble));
   const Result r = run_kernel<float>(c, x);
-  EXPECT_LT(relative(r.out, out), 2e-3);   // exp of an fp32 score of 1e4 has 1e-3 relative error
+  EXPECT_LT(relative(r.out, out), 2e-3);  // exp of an fp32 score of 1e4 has 1e-3 relative error
   EXPECT_LT(relative(r.lse, lse), 1e-5);
   EXPECT_TRUE(r.dqkv.isfinite().all().item<bool>());
 }
@@ -155,13 +207,32 @@ TEST(AttentionKernel, NotANumberReachesExactlyWhatSeesIt) {
   for (at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     const Case c{{2, 70, 2, 2, 32, 16}, true};
     Data x = random_data(c, type);
-    x.qkv[1][40][c.shape.H * c.shape.K] = std::numeric_limits<float>::quiet_NaN();   // key 40 of head 0, sample 1
+    x.qkv[1][40][c.shape.H * c.shape.K] =
+        std::numeric_limits<float>::quiet_NaN();  // key 40 of head 0, sample 1
     const Result r = type == at::kFloat ? run_kernel<float>(c, x) : run_kernel<Bf16>(c, x);
     const auto bad = r.out.isnan().view({2, 70, 2, 32});
     EXPECT_EQ(bad.sum().item<int64_t>(), 30 * 32);
     EXPECT_TRUE(bad[1].narrow(0, 40, 30).select(1, 0).all().item<bool>());
     EXPECT_FALSE(r.dqkv[0].isnan().any().item<bool>());
     EXPECT_TRUE(r.dqkv[1].isnan().any().item<bool>());
+  }
+}
+
+TEST(AttentionKernel, NothingIsLeftOfAnEarlierCall) {
+  for (at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const auto run = [type](const Case& c, const Data& x) {
+      return type == at::kFloat ? run_kernel<float>(c, x) : run_kernel<Bf16>(c, x);
+    };
+    for (const Case& c : kCases) {
+      const Case large{{1, 300, 1, 1, 256, 0}, true};  // fills all scratch memory with NaN
+      Data poison = random_data(large, type);
+      poison.qkv.fill_(std::numeric_limits<float>::quiet_NaN());
+      run(large, poison);
+      const Result r = run(c, random_data(c, type));
+      EXPECT_TRUE(r.out.isfinite().all().item<bool>() && r.dqkv.isfinite().all().item<bool>() &&
+                  r.dsink_logit.isfinite().all().item<bool>())
+          << name(c);
+    }
   }
 }
 
@@ -172,7 +243,9 @@ TEST(AttentionKernel, SameBitsEveryTime) {
     for (const Case& c : {Case{{1, 257, 2, 1, 32, 32}, true}, Case{{5, 100, 1, 1, 24, 8}, true}}) {
       const Data x = random_data(c, at::kBFloat16);
       const Result first = run_kernel<Bf16>(c, x), second = run_kernel<Bf16>(c, x);
-      EXPECT_TRUE(first.out.equal(second.out) && first.lse.equal(second.lse) && first.dqkv.equal(second.dqkv) && first.dsink_logit.equal(second.dsink_logit)) << name(c);
+      EXPECT_TRUE(first.out.equal(second.out) && first.lse.equal(second.lse) &&
+                  first.dqkv.equal(second.dqkv) && first.dsink_logit.equal(second.dsink_logit))
+          << name(c);
     }
   }
   omp_set_num_threads(threads);

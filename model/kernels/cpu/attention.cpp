@@ -1,4 +1,5 @@
-// Attention with fp32 arithmetic for every instruction set that Highway dispatches to, and the driver that shares the work items out to threads.
+// Attention with fp32 arithmetic for every instruction set that Highway dispatches to, and the
+// driver that shares the work items out to threads.
 #include <hwy/aligned_allocator.h>
 #include <omp.h>
 
@@ -11,9 +12,12 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/attention.cpp"
+// foreach_target.h has to come first.
+// clang-format off
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 #include "model/kernels/cpu/attention_backward-inl.h"
@@ -21,11 +25,21 @@ HWY_BEFORE_NAMESPACE();
 
 namespace basin::kernels::HWY_NAMESPACE {
 
-void forward_item_float(const ForwardCall<float>& call, const WorkItem& item) { Forward<FloatWords, float>(call, item).run(); }
-void forward_item_bf16(const ForwardCall<Bf16>& call, const WorkItem& item) { Forward<FloatWords, Bf16>(call, item).run(); }
-void backward_item_float(const BackwardCall<float>& call, const WorkItem& item) { Backward<FloatWords, float>(call, item).run(); }
-void backward_item_bf16(const BackwardCall<Bf16>& call, const WorkItem& item) { Backward<FloatWords, Bf16>(call, item).run(); }
-const char* target_name() { return hwy::TargetName(HWY_TARGET); }
+void forward_item_float(const ForwardCall<float>& call, const WorkItem& item) {
+  Forward<FloatWords, float>(call, item).run();
+}
+void forward_item_bf16(const ForwardCall<Bf16>& call, const WorkItem& item) {
+  Forward<FloatWords, Bf16>(call, item).run();
+}
+void backward_item_float(const BackwardCall<float>& call, const WorkItem& item) {
+  Backward<FloatWords, float>(call, item).run();
+}
+void backward_item_bf16(const BackwardCall<Bf16>& call, const WorkItem& item) {
+  Backward<FloatWords, Bf16>(call, item).run();
+}
+const char* target_name() {
+  return hwy::TargetName(HWY_TARGET);
+}
 
 }  // namespace basin::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -55,7 +69,8 @@ float* scratch(Buffer which, int64_t floats) {
 
 namespace {
 
-/// Parts of an item: one, unless there are too few items for the threads. Depends on shape and thread count only, so reductions keep their order.
+/// Parts of an item: one, unless there are too few items for the threads. Depends on shape and
+/// thread count only, so reductions keep their order.
 int64_t parts_per_item(const AttentionShape& s) {
   const int64_t threads = omp_get_max_threads(), items = s.B * s.G;
   return items % threads == 0 || items >= 8 * threads ? 1 : threads;
@@ -65,22 +80,29 @@ template <class Call, class Item>
 void run_items(const Call& call, Item item, int64_t parts) {
   const int64_t count = call.shape.B * call.shape.G * parts, G = call.shape.G;
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t i = 0; i < count; ++i) item(call, WorkItem{i / parts / G, i / parts % G, i % parts, parts});
+  for (int64_t i = 0; i < count; ++i)
+    item(call, WorkItem{i / parts / G, i / parts % G, i % parts, parts});
 }
 
-ForwardItem<float> pick_forward(const float*) { return HWY_DYNAMIC_DISPATCH(forward_item_float); }
+ForwardItem<float> pick_forward(const float*) {
+  return HWY_DYNAMIC_DISPATCH(forward_item_float);
+}
 ForwardItem<Bf16> pick_forward(const Bf16*) {
   const auto item = dot_kernels().forward;
   return item ? item : HWY_DYNAMIC_DISPATCH(forward_item_bf16);
 }
-BackwardItem<float> pick_backward(const float*) { return HWY_DYNAMIC_DISPATCH(backward_item_float); }
+BackwardItem<float> pick_backward(const float*) {
+  return HWY_DYNAMIC_DISPATCH(backward_item_float);
+}
 BackwardItem<Bf16> pick_backward(const Bf16*) {
   const auto item = dot_kernels().backward;
   return item ? item : HWY_DYNAMIC_DISPATCH(backward_item_bf16);
 }
 
-void store(float x, float* to) { *to = x; }
-void store(float x, Bf16* to) {   // rounds to nearest even
+void store(float x, float* to) {
+  *to = x;
+}
+void store(float x, Bf16* to) {  // rounds to nearest even
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   to->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -95,7 +117,8 @@ void sum_dq_parts(const BackwardCall<Float>& call, int64_t parts) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = 0; i < n; ++i) {
       float sum = 0;
-      for (int64_t part = 0; part < parts; ++part) sum += call.dq_parts[(part * rows + row) * n + i];
+      for (int64_t part = 0; part < parts; ++part)
+        sum += call.dq_parts[(part * rows + row) * n + i];
       store(sum, call.dqkv + row * stride + i);
     }
   }
@@ -104,17 +127,38 @@ void sum_dq_parts(const BackwardCall<Float>& call, int64_t parts) {
 }  // namespace
 
 template <class Float>
-void attention_forward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, Float* out, float* lse) {
-  run_items(ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse}, pick_forward(qkv), parts_per_item(shape));
+void attention_forward(const AttentionShape& shape,
+                       const Float* qkv,
+                       const float* cos,
+                       const float* sin,
+                       const float* sink_logit,
+                       Float* out,
+                       float* lse) {
+  run_items(ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse},
+            pick_forward(qkv),
+            parts_per_item(shape));
 }
 
 template <class Float>
-void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const Float* out, const float* lse,
-                        const Float* dout, Float* dqkv, float* dsink_logit) {
+void attention_backward(const AttentionShape& shape,
+                        const Float* qkv,
+                        const float* cos,
+                        const float* sin,
+                        const float* sink_logit,
+                        const Float* out,
+                        const float* lse,
+                        const Float* dout,
+                        Float* dqkv,
+                        float* dsink_logit) {
   const int64_t parts = parts_per_item(shape);
-  float* dq_parts = parts > 1 ? scratch(Buffer::kQueryGradientParts, parts * shape.B * shape.T * shape.H * shape.K) : nullptr;
-  double* dsink_parts = dsink_logit ? reinterpret_cast<double*>(scratch(Buffer::kSinkParts, 2 * shape.B * shape.H)) : nullptr;
-  const BackwardCall<Float> call{shape, qkv, cos, sin, sink_logit, out, lse, dout, dqkv, dq_parts, dsink_parts};
+  float* dq_parts = parts > 1 ? scratch(Buffer::kQueryGradientParts,
+                                        parts * shape.B * shape.T * shape.H * shape.K)
+                              : nullptr;
+  double* dsink_parts =
+      dsink_logit ? reinterpret_cast<double*>(scratch(Buffer::kSinkParts, 2 * shape.B * shape.H))
+                  : nullptr;
+  const BackwardCall<Float> call{
+      shape, qkv, cos, sin, sink_logit, out, lse, dout, dqkv, dq_parts, dsink_parts};
   run_items(call, pick_backward(qkv), parts);
   if (parts > 1) sum_dq_parts(call, parts);
   for (int64_t h = 0; dsink_logit && h < shape.H; ++h) {
@@ -124,12 +168,34 @@ void attention_backward(const AttentionShape& shape, const Float* qkv, const flo
   }
 }
 
-template void attention_forward(const AttentionShape&, const float*, const float*, const float*, const float*, float*, float*);
-template void attention_forward(const AttentionShape&, const Bf16*, const float*, const float*, const float*, Bf16*, float*);
-template void attention_backward(const AttentionShape&, const float*, const float*, const float*, const float*, const float*, const float*, const float*, float*, float*);
-template void attention_backward(const AttentionShape&, const Bf16*, const float*, const float*, const float*, const Bf16*, const float*, const Bf16*, Bf16*, float*);
+template void attention_forward(
+    const AttentionShape&, const float*, const float*, const float*, const float*, float*, float*);
+template void attention_forward(
+    const AttentionShape&, const Bf16*, const float*, const float*, const float*, Bf16*, float*);
+template void attention_backward(const AttentionShape&,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 float*,
+                                 float*);
+template void attention_backward(const AttentionShape&,
+                                 const Bf16*,
+                                 const float*,
+                                 const float*,
+                                 const float*,
+                                 const Bf16*,
+                                 const float*,
+                                 const Bf16*,
+                                 Bf16*,
+                                 float*);
 
-const char* instruction_set() { return dot_kernels().forward ? "AVX3+BF16" : HWY_DYNAMIC_DISPATCH(target_name)(); }
+const char* instruction_set() {
+  return dot_kernels().forward ? "AVX3+BF16" : HWY_DYNAMIC_DISPATCH(target_name)();
+}
 
 }  // namespace basin::kernels
 #endif

@@ -1,6 +1,8 @@
-// Forward attention of one work item, in the manner of FlashAttention (arXiv 2205.14135): tiles of kKeys keys by kQueries queries, running maximum and
-// sum per query. Scores are computed transposed, S[key][query], queries across the vector lanes: maxima, sums and rescaling then need no
-// horizontal step, and P^T is the next product's right operand as it stands. Scores are in units of log 2, so that exp2 serves.
+// Forward attention of one work item, in the manner of FlashAttention (arXiv 2205.14135): tiles of
+// kKeys keys by kQueries queries, running maximum and sum per query. Scores are computed
+// transposed, S[key][query], queries across the vector lanes: maxima, sums and rescaling then need
+// no horizontal step, and P^T is the next product's right operand as it stands. Scores are in units
+// of log 2, so that exp2 serves.
 #if defined(BASIN_ATTENTION_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef BASIN_ATTENTION_FORWARD_INL_H_
 #undef BASIN_ATTENTION_FORWARD_INL_H_
@@ -13,22 +15,31 @@
 namespace basin::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr float kHidden = -1e30f;   // the score of a masked key: exp2(kHidden - m) is 0 and, unlike infinity, kHidden - kHidden is a number
+constexpr float kHidden = -1e30f;  // the score of a masked key: exp2(kHidden - m) is 0 and, unlike
+                                   // infinity, kHidden - kHidden is a number
 
 template <class Policy, class Float>
 class Forward {
  public:
   Forward(const ForwardCall<Float>& call, const WorkItem& item)
-      : call_(call), item_(item), lay_(call.shape), keys_(key_scratch(lay_, Buffer::kKeyRows)), values_(key_scratch(lay_, Buffer::kValuePairs)),
-        queries_(scratch(Buffer::kQueryByWord, lay_.by_word())), scores_(scratch(Buffer::kScores, kKeys * kQueries)),
-        pairs_(scratch(Buffer::kPairs, kKeys * kQueries)), out_(scratch(Buffer::kTile, lay_.k_rows * kQueries)) {}
+      : call_(call),
+        item_(item),
+        lay_(call.shape),
+        keys_(key_scratch(lay_, Buffer::kKeyRows)),
+        values_(key_scratch(lay_, Buffer::kValuePairs)),
+        queries_(scratch(Buffer::kQueryByWord, lay_.by_word())),
+        scores_(scratch(Buffer::kScores, kKeys * kQueries)),
+        pairs_(scratch(Buffer::kPairs, kKeys * kQueries)),
+        out_(scratch(Buffer::kTile, lay_.k_rows * kQueries)) {}
 
   void run() {
     const AttentionShape& s = call_.shape;
     const int64_t heads = s.H + 2 * s.G, group = s.H / s.G;
-    const Transform plain{call_.cos, call_.sin, 0, 1.0f, 1.0f}, rotate{call_.cos, call_.sin, lay_.half, 1.0f, 1.0f};
+    const Transform plain{call_.cos, call_.sin, 0, 1.0f, 1.0f},
+        rotate{call_.cos, call_.sin, lay_.half, 1.0f, 1.0f};
     pack_keys(lay_, rotate, head_of(call_.qkv, item_.b, s.H + item_.g, heads, s), keys_, nullptr);
-    pack_keys(lay_, plain, head_of(call_.qkv, item_.b, s.H + s.G + item_.g, heads, s), nullptr, values_);
+    pack_keys(
+        lay_, plain, head_of(call_.qkv, item_.b, s.H + s.G + item_.g, heads, s), nullptr, values_);
     for (int64_t h = item_.g * group; h < (item_.g + 1) * group; ++h)
       for (int64_t block = item_.part; block < lay_.blocks; block += item_.parts) attend(h, block);
   }
@@ -41,9 +52,13 @@ class Forward {
     const AttentionShape& s = call_.shape;
     const float scale = kLog2E / std::sqrt(static_cast<float>(s.K));
     float* rows = scratch(Buffer::kRows, kQueries * lay_.row);
-    load_queries(lay_, Transform{call_.cos, call_.sin, lay_.half, 1.0f, scale}, head_of(call_.qkv, item_.b, h, s.H + 2 * s.G, s), block, rows);
+    load_queries(lay_,
+                 Transform{call_.cos, call_.sin, lay_.half, 1.0f, scale},
+                 head_of(call_.qkv, item_.b, h, s.H + 2 * s.G, s),
+                 block,
+                 rows);
     pack_by_word(lay_, rows, queries_);
-    const bool sink = call_.sink_logit != nullptr;   // a key in front of all others, with value 0
+    const bool sink = call_.sink_logit != nullptr;  // a key in front of all others, with value 0
     for (int v = 0; v < 2; ++v) {
       max_[v] = hn::Set(d, sink ? call_.sink_logit[h] * kLog2E : kHidden);
       sum_[v] = hn::Set(d, sink ? 1.0f : 0.0f);
@@ -54,19 +69,29 @@ class Forward {
       const int64_t count = std::min(kKeys, visible - key);
       const V rescale0 = max_[0], rescale1 = max_[1];
       score(key, count, lay_.first_query(block));
-      exponentiate(count, exp2<Policy::kExpDegree>(hn::Sub(rescale0, max_[0])), exp2<Policy::kExpDegree>(hn::Sub(rescale1, max_[1])));
+      exponentiate(count,
+                   exp2<Policy::kExpDegree>(hn::Sub(rescale0, max_[0])),
+                   exp2<Policy::kExpDegree>(hn::Sub(rescale1, max_[1])));
       for (int64_t k = 0; k < lay_.k_rows; k += kRows)
-        multiply_add_to<Policy, Floats, 2>(d, Left{values_ + key / Policy::kPair * lay_.k_rows + k, 1, lay_.k_rows}, pairs_, kQueries, count / Policy::kPair,
-                                           out_ + k * kQueries, kQueries);
+        multiply_add_to<Policy, Floats, 2>(
+            d,
+            Left{values_ + key / Policy::kPair * lay_.k_rows + k, 1, lay_.k_rows},
+            pairs_,
+            kQueries,
+            count / Policy::kPair,
+            out_ + k * kQueries,
+            kQueries);
     }
     finish(h, block, rows);
   }
 
   /// scores_ (count, kQueries) of the keys from `key` on, masked; max_ brought up to date.
   void score(int64_t key, int64_t count, int64_t first_query) {
-    const int64_t half_hidden = first_query + kLanes - key;   // from this key on the first half of the queries sees none
+    const int64_t half_hidden =
+        first_query + kLanes - key;  // from this key on the first half of the queries sees none
     int64_t r = 0;
-    for (; r < count && r < half_hidden; r += kRows) score_rows<0>(key + r, first_query, scores_ + r * kQueries);
+    for (; r < count && r < half_hidden; r += kRows)
+      score_rows<0>(key + r, first_query, scores_ + r * kQueries);
     for (; r < count; r += kRows) score_rows<1>(key + r, first_query, scores_ + r * kQueries);
   }
 
@@ -79,13 +104,21 @@ class Forward {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
       for (int v = 0; v < kVectors; ++v) s[m][v] = hn::Zero(d);
-    multiply_add<Policy>(d, Left{keys_ + key * lay_.words, lay_.words, 1}, queries_ + kSkip * kLanes, kQueries, lay_.words, s);
+    multiply_add<Policy>(d,
+                         Left{keys_ + key * lay_.words, lay_.words, 1},
+                         queries_ + kSkip * kLanes,
+                         kQueries,
+                         lay_.words,
+                         s);
     const int64_t first = first_query + kSkip * kLanes;
     if (key + kRows - 1 > first) {
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m)
         for (int v = 0; v < kVectors; ++v)
-          s[m][v] = hn::IfThenElse(hn::Ge(hn::Iota(d, static_cast<float>(first + v * kLanes)), hn::Set(d, static_cast<float>(key + m))), s[m][v], hidden);
+          s[m][v] = hn::IfThenElse(hn::Ge(hn::Iota(d, static_cast<float>(first + v * kLanes)),
+                                          hn::Set(d, static_cast<float>(key + m))),
+                                   s[m][v],
+                                   hidden);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
@@ -105,8 +138,10 @@ class Forward {
       V p[kRows][2];
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {
-        p[m][0] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries), max0));
-        p[m][1] = exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries + kLanes), max1));
+        p[m][0] =
+            exp2<Policy::kExpDegree>(hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries), max0));
+        p[m][1] = exp2<Policy::kExpDegree>(
+            hn::Sub(hn::Load(d, scores_ + (r + m) * kQueries + kLanes), max1));
         sum0 = hn::Add(sum0, p[m][0]);
         sum1 = hn::Add(sum1, p[m][1]);
       }
@@ -123,7 +158,8 @@ class Forward {
   /// Divides by the sums and writes the block's rows of out and lse.
   void finish(int64_t h, int64_t block, float* rows) {
     const AttentionShape& s = call_.shape;
-    const V inverse0 = hn::Div(hn::Set(d, 1.0f), sum_[0]), inverse1 = hn::Div(hn::Set(d, 1.0f), sum_[1]);
+    const V inverse0 = hn::Div(hn::Set(d, 1.0f), sum_[0]),
+            inverse1 = hn::Div(hn::Set(d, 1.0f), sum_[1]);
     for (float* o = out_; o != out_ + lay_.k_rows * kQueries; o += kQueries) {
       hn::Store(hn::Mul(hn::Load(d, o), inverse0), d, o);
       hn::Store(hn::Mul(hn::Load(d, o + kLanes), inverse1), d, o + kLanes);
@@ -135,7 +171,11 @@ class Forward {
     const Head<Float> out = head_of(call_.out, item_.b, h, s.H, s);
     const int64_t first = lay_.first_query(block);
     for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i) {
-      transform_row(Transform{call_.cos, call_.sin, 0, 1.0f, 1.0f}, first + i, rows + i * lay_.row, out.at(first + i), lay_.K);
+      transform_row(Transform{call_.cos, call_.sin, 0, 1.0f, 1.0f},
+                    first + i,
+                    rows + i * lay_.row,
+                    out.at(first + i),
+                    lay_.K);
       call_.lse[(item_.b * s.H + h) * s.T + first + i] = lse[i];
     }
   }
@@ -143,10 +183,11 @@ class Forward {
   const ForwardCall<Float>& call_;
   const WorkItem& item_;
   const Layout<Policy> lay_;
-  float *keys_, *values_;              // (keys, words); (keys / kPair, k_rows)
-  float *queries_, *scores_, *pairs_;  // (words, kQueries); (kKeys, kQueries); (kKeys / kPair, kQueries)
-  float* out_;                         // (k_rows, kQueries), O^T of the block
-  V max_[2], sum_[2];                  // per query of the block
+  float *keys_, *values_;  // (keys, words); (keys / kPair, k_rows)
+  float *queries_, *scores_,
+      *pairs_;         // (words, kQueries); (kKeys, kQueries); (kKeys / kPair, kQueries)
+  float* out_;         // (k_rows, kQueries), O^T of the block
+  V max_[2], sum_[2];  // per query of the block
 };
 
 }  // namespace

@@ -1,6 +1,8 @@
-// Building blocks of the attention kernels, compiled once per instruction set: register-blocked products, exp2, rows of bf16 or fp32, transposes.
-// A `word` is 32 bits: one float, or two bf16 that are neighbours along the contracted dimension. `Policy` says which, so that one algorithm
-// serves fp32 FMA (a word is a float) and bf16 dot products (a word is a pair). Words are moved as floats and never computed with as such.
+// Building blocks of the attention kernels, compiled once per instruction set: register-blocked
+// products and exp2. A `word` is 32 bits: one float, or two bf16 that are neighbours along the
+// contracted dimension. `Policy` says which, so that one algorithm serves fp32 FMA (a word is a
+// float) and bf16 dot products (a word is a pair). Words are moved as floats and never computed
+// with as such.
 #if defined(BASIN_ATTENTION_MICRO_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef BASIN_ATTENTION_MICRO_INL_H_
 #undef BASIN_ATTENTION_MICRO_INL_H_
@@ -16,10 +18,13 @@ using Floats = hn::ScalableTag<float>;
 using V = hn::Vec<Floats>;
 
 constexpr int64_t kLanes = HWY_LANES(float);
-constexpr int64_t kRows = HWY_TARGET <= HWY_AVX3 ? 8 : 4;   // a register block is kRows x 2 vectors of accumulators
-constexpr int64_t kQueries = 2 * kLanes;                    // a tile of queries lies across two vectors
+constexpr int64_t kRows =
+    HWY_TARGET <= HWY_AVX3 ? 8 : 4;       // a register block is kRows x 2 vectors of accumulators
+constexpr int64_t kQueries = 2 * kLanes;  // a tile of queries lies across two vectors
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 /// Where the left operand's word (row m, contraction step s) lies: base[m * row + s * step].
 struct Left {
@@ -27,9 +32,15 @@ struct Left {
   int64_t row, step;
 };
 
-/// c[m][v] += sum over s of left(m, s) . right[s * right_step + v * lanes], kRows rows and kColumns vectors.
+/// c[m][v] += sum over s of left(m, s) . right[s * right_step + v * lanes], kRows rows and kColumns
+/// vectors.
 template <class Policy, class D, int kColumns>
-HWY_INLINE void multiply_add(D d, const Left& left, const float* HWY_RESTRICT right, int64_t right_step, int64_t steps, hn::Vec<D> (&c)[kRows][kColumns]) {
+HWY_INLINE void multiply_add(D d,
+                             const Left& left,
+                             const float* HWY_RESTRICT right,
+                             int64_t right_step,
+                             int64_t steps,
+                             hn::Vec<D> (&c)[kRows][kColumns]) {
   const float* HWY_RESTRICT a = left.base;
   for (int64_t s = 0; s < steps; ++s) {
     hn::Vec<D> b[kColumns];
@@ -48,7 +59,13 @@ HWY_INLINE void multiply_add(D d, const Left& left, const float* HWY_RESTRICT ri
 
 /// The same, onto a block of fp32 in memory: c (kRows, kColumns vectors), row stride c_row.
 template <class Policy, class D, int kColumns>
-HWY_INLINE void multiply_add_to(D d, const Left& left, const float* HWY_RESTRICT right, int64_t right_step, int64_t steps, float* HWY_RESTRICT c, int64_t c_row) {
+HWY_INLINE void multiply_add_to(D d,
+                                const Left& left,
+                                const float* HWY_RESTRICT right,
+                                int64_t right_step,
+                                int64_t steps,
+                                float* HWY_RESTRICT c,
+                                int64_t c_row) {
   hn::Vec<D> sum[kRows][kColumns];
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
@@ -63,9 +80,15 @@ HWY_INLINE void multiply_add_to(D d, const Left& left, const float* HWY_RESTRICT
   }
 }
 
-/// The same for one and a half vectors of columns (head size 24 on AVX-512), so that each word of the left operand is still loaded once.
+/// The same for one and a half vectors of columns (head size 24 on AVX-512), so that each word of
+/// the left operand is still loaded once.
 template <class Policy>
-HWY_INLINE void multiply_add_to_mixed(const Left& left, const float* HWY_RESTRICT right, int64_t right_step, int64_t steps, float* HWY_RESTRICT c, int64_t c_row) {
+HWY_INLINE void multiply_add_to_mixed(const Left& left,
+                                      const float* HWY_RESTRICT right,
+                                      int64_t right_step,
+                                      int64_t steps,
+                                      float* HWY_RESTRICT c,
+                                      int64_t c_row) {
   const Floats d;
   const hn::Half<Floats> dh;
   V sum[kRows];
@@ -95,30 +118,39 @@ HWY_INLINE void multiply_add_to_mixed(const Left& left, const float* HWY_RESTRIC
   }
 }
 
-/// The same for `columns` columns, a multiple of half a vector; right and c have rows of `stride` words, a multiple of a vector.
+/// The same for `columns` columns, a multiple of half a vector; right and c have rows of `stride`
+/// words, a multiple of a vector.
 template <class Policy>
-HWY_INLINE void multiply_add_columns(const Left& left, const float* HWY_RESTRICT right, int64_t steps, float* HWY_RESTRICT c, int64_t columns, int64_t stride) {
+HWY_INLINE void multiply_add_columns(const Left& left,
+                                     const float* HWY_RESTRICT right,
+                                     int64_t steps,
+                                     float* HWY_RESTRICT c,
+                                     int64_t columns,
+                                     int64_t stride) {
   const Floats d;
   int64_t n = 0;
-  for (; n + 2 * kLanes <= columns; n += 2 * kLanes) multiply_add_to<Policy, Floats, 2>(d, left, right + n, stride, steps, c + n, stride);
+  for (; n + 2 * kLanes <= columns; n += 2 * kLanes)
+    multiply_add_to<Policy, Floats, 2>(d, left, right + n, stride, steps, c + n, stride);
   if (columns - n > kLanes) {
     multiply_add_to_mixed<Policy>(left, right + n, stride, steps, c + n, stride);
   } else if (columns - n == kLanes) {
     multiply_add_to<Policy, Floats, 1>(d, left, right + n, stride, steps, c + n, stride);
   } else if (columns > n) {
-    multiply_add_to<Policy, hn::Half<Floats>, 1>(hn::Half<Floats>(), left, right + n, stride, steps, c + n, stride);
+    multiply_add_to<Policy, hn::Half<Floats>, 1>(
+        hn::Half<Floats>(), left, right + n, stride, steps, c + n, stride);
   }
 }
 
-/// 2^x by a minimax polynomial of the fraction, relative error 7.5e-8 (degree 5) or 7.5e-5 (degree 3, enough before rounding to bf16).
-/// 0 for x below -127 (or the gradual underflow there); NaN stays NaN.
+/// 2^x by a minimax polynomial of the fraction, relative error 7.5e-8 (degree 5) or 7.5e-5 (degree
+/// 3, enough before rounding to bf16). 0 for x below -127 (or the gradual underflow there); NaN
+/// stays NaN.
 template <int kDegree>
 HWY_INLINE V exp2(V x) {
   const Floats d;
 #if HWY_TARGET <= HWY_AVX3
   const V fraction{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
 #else
-  x = hn::Max(hn::Set(d, -127.0f), x);   // in this order a NaN passes
+  x = hn::Max(hn::Set(d, -127.0f), x);  // in this order a NaN passes
   const V whole = hn::Floor(x);
   const V fraction = hn::Sub(x, whole);
 #endif
@@ -136,132 +168,12 @@ HWY_INLINE V exp2(V x) {
     y = hn::MulAdd(y, fraction, hn::Set(d, 0.999999925f));
   }
 #if HWY_TARGET <= HWY_AVX3
-  return V{_mm512_scalef_ps(y.raw, x.raw)};   // y * 2^floor(x)
+  return V{_mm512_scalef_ps(y.raw, x.raw)};  // y * 2^floor(x)
 #else
   const hn::RebindToSigned<Floats> di;
   const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, whole), hn::Set(di, 127)));
   return hn::Mul(y, hn::BitCast(d, exponent));
 #endif
-}
-
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const float* p) {
-  return hn::LoadU(d, p);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> load_floats(D d, const Bf16* p) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::Rebind<uint32_t, D> d32;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)))));
-}
-template <class D>
-HWY_INLINE void store_floats(hn::Vec<D> x, D d, float* p) {
-  hn::StoreU(x, d, p);
-}
-/// Rounds to nearest even.
-template <class D>
-HWY_INLINE void store_floats(hn::Vec<D> x, D, Bf16* p) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::Rebind<uint32_t, D> d32;
-  const hn::Rebind<int32_t, D> di;
-#ifdef __AVX512BF16__
-  if constexpr (hn::MaxLanes(D()) == 16) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.raw)));
-    return;
-  }
-#endif
-  const auto bits = hn::BitCast(d32, x);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fffu))));
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, rounded)), d16, reinterpret_cast<uint16_t*>(p));
-}
-
-/// Calls f(tag, i) for spans that cover [begin, end) exactly: whole vectors, then ever shorter ones.
-template <class D, class F>
-HWY_INLINE void for_spans(D d, int64_t begin, int64_t end, const F& f) {
-  constexpr int64_t lanes = hn::MaxLanes(D());
-  for (; begin + lanes <= end; begin += lanes) f(d, begin);
-  if constexpr (lanes > 1) {
-    if (begin < end) for_spans(hn::Half<D>(), begin, end, f);
-  }
-}
-
-/// One row of a head: src (K) -> dst (K), times `scale`, with the first 2 * half dimensions rotated by the angles whose cosine and sine
-/// are given (half each); sign -1 undoes a rotation.
-template <class From, class To>
-struct RowCopy {
-  const From* src;
-  To* dst;
-  const float *cos, *sin;
-  int64_t half;
-  float sign, scale;
-};
-
-template <class From, class To>
-struct RotatedSpan {
-  const RowCopy<From, To>& row;
-  template <class D>
-  HWY_INLINE void operator()(D d, int64_t i) const {
-    const auto x = load_floats(d, row.src + i), y = load_floats(d, row.src + row.half + i);
-    const auto scale = hn::Set(d, row.scale);
-    const auto c = hn::Mul(hn::LoadU(d, row.cos + i), scale), s = hn::Mul(hn::LoadU(d, row.sin + i), hn::Set(d, row.sign * row.scale));
-    store_floats(hn::NegMulAdd(y, s, hn::Mul(x, c)), d, row.dst + i);
-    store_floats(hn::MulAdd(x, s, hn::Mul(y, c)), d, row.dst + row.half + i);
-  }
-};
-template <class From, class To>
-struct PlainSpan {
-  const RowCopy<From, To>& row;
-  template <class D>
-  HWY_INLINE void operator()(D d, int64_t i) const {
-    store_floats(hn::Mul(load_floats(d, row.src + i), hn::Set(d, row.scale)), d, row.dst + i);
-  }
-};
-template <class From, class To>
-HWY_INLINE void copy_row(const RowCopy<From, To>& row, int64_t K) {
-  for_spans(Floats(), 0, row.half, RotatedSpan<From, To>{row});
-  for_spans(Floats(), 2 * row.half, K, PlainSpan<From, To>{row});
-}
-
-template <class Float>
-struct DotSpan {
-  const float* x;
-  const Float* y;
-  float& sum;
-  template <class D>
-  HWY_INLINE void operator()(D d, int64_t i) const {
-    sum += hn::GetLane(hn::SumOfLanes(d, hn::Mul(hn::LoadU(d, x + i), load_floats(d, y + i))));
-  }
-};
-/// Sum of x[i] y[i].
-template <class Float>
-HWY_INLINE float dot_row(const float* x, const Float* y, int64_t n) {
-  const Floats d;
-  const int64_t whole = n / kLanes * kLanes;
-  V lanes = hn::Zero(d);
-  for (int64_t i = 0; i < whole; i += kLanes) lanes = hn::MulAdd(hn::LoadU(d, x + i), load_floats(d, y + i), lanes);
-  float sum = hn::GetLane(hn::SumOfLanes(d, lanes));
-  for_spans(d, whole, n, DotSpan<Float>{x, y, sum});
-  return sum;
-}
-
-/// src (rows, columns), row stride src_row -> dst (columns, rows), row stride dst_row. Both counts are rounded up to 4: the memory must be there.
-HWY_INLINE void transpose(const float* HWY_RESTRICT src, int64_t src_row, int64_t rows, int64_t columns, float* HWY_RESTRICT dst, int64_t dst_row) {
-  const hn::FixedTag<float, 4> d;
-  const hn::FixedTag<double, 2> d64;
-  for (int64_t i = 0; i < rows; i += 4) {
-    for (int64_t j = 0; j < columns; j += 4) {
-      const float* p = src + i * src_row + j;
-      float* q = dst + j * dst_row + i;
-      const auto r0 = hn::LoadU(d, p), r1 = hn::LoadU(d, p + src_row), r2 = hn::LoadU(d, p + 2 * src_row), r3 = hn::LoadU(d, p + 3 * src_row);
-      const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1)), high01 = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1));
-      const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3)), high23 = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d64, low01, low23)), d, q);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, low01, low23)), d, q + dst_row);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d64, high01, high23)), d, q + 2 * dst_row);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, high01, high23)), d, q + 3 * dst_row);
-    }
-  }
 }
 
 /// Policy for fp32 arithmetic: a word is a float.
@@ -273,14 +185,21 @@ struct FloatWords {
   static HWY_INLINE Vector dot(Vector a, Vector b, Vector c) {
     return hn::MulAdd(a, b, c);
   }
-  /// Floats (2 * kLanes at a time) -> words that pair neighbours within the row. Writes whole vectors.
+  /// Floats (2 * kLanes at a time) -> words that pair neighbours within the row. Writes whole
+  /// vectors.
   static HWY_INLINE void pack_row(const float* row, int64_t words, float* dst) {
     const Floats d;
     for (int64_t i = 0; i < words; i += kLanes) hn::StoreU(hn::Load(d, row + i), d, dst + i);
   }
   /// kPair rows -> words that pair one row's element with the next row's. Writes whole vectors.
-  static HWY_INLINE void pack_pair(const float* row0, const float* /*row1*/, int64_t n, float* dst) { pack_row(row0, n, dst); }
-  /// A register block -> rows (kRows, kQueries / kPair words): neighbours within the row make a word.
+  static HWY_INLINE void pack_pair(const float* row0,
+                                   const float* /*row1*/,
+                                   int64_t n,
+                                   float* dst) {
+    pack_row(row0, n, dst);
+  }
+  /// A register block -> rows (kRows, kQueries / kPair words): neighbours within the row make a
+  /// word.
   static HWY_INLINE void store_rows(const V (&x)[kRows][2], float* rows) {
     const Floats d;
     for (int m = 0; m < kRows; ++m) {

@@ -1,6 +1,7 @@
-// Packing of attention's operands into words (attention_micro-inl.h), per key/value head and per query head.
-// Queries are cut into blocks of kQueries whose LAST one ends at T: what is missing to a multiple lies in front of query 0, as zeros, where the
-// causal mask makes it nearly free (T = 257 would otherwise cost a whole extra block against all keys).
+// Packing of attention's operands into words (attention_micro-inl.h), per key/value head and per
+// query head. Queries are cut into blocks of kQueries whose LAST one ends at T: what is missing to
+// a multiple lies in front of query 0, as zeros, where the causal mask makes it nearly free (T =
+// 257 would otherwise cost a whole extra block against all keys).
 #if defined(BASIN_ATTENTION_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef BASIN_ATTENTION_PACK_INL_H_
 #undef BASIN_ATTENTION_PACK_INL_H_
@@ -8,35 +9,51 @@
 #define BASIN_ATTENTION_PACK_INL_H_
 #endif
 
-#include "model/kernels/cpu/attention_micro-inl.h"
+#include "model/kernels/cpu/attention_rows-inl.h"
 
 namespace basin::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kKeys = 64;   // keys of a tile, a multiple of kRows
+constexpr int64_t kKeys = 64;  // keys of a tile, a multiple of kRows
 
 /// Sizes of the packed operands.
 template <class Policy>
 struct Layout {
   int64_t T, H, G, K, half;
-  int64_t words;       // of a head's row, contraction over K
-  int64_t k_rows;      // K rounded up to register blocks, K as rows of an output
-  int64_t k_columns;   // K rounded up to half vectors, K as columns of an output
-  int64_t k_stride;    // K rounded up to vectors
-  int64_t row;         // floats of an unpacked row
-  int64_t blocks, pad; // query blocks; queries missing in front of the first
-  int64_t keys;        // T rounded up to kKeys
+  int64_t words;        // of a head's row, contraction over K
+  int64_t k_rows;       // K rounded up to register blocks, K as rows of an output
+  int64_t k_columns;    // K rounded up to half vectors, K as columns of an output
+  int64_t k_stride;     // K rounded up to vectors
+  int64_t row;          // floats of an unpacked row
+  int64_t blocks, pad;  // query blocks; queries missing in front of the first
+  int64_t keys;         // T rounded up to kKeys
 
   explicit Layout(const AttentionShape& s)
-      : T(s.T), H(s.H), G(s.G), K(s.K), half(s.rotary / 2), words((s.K + Policy::kPair - 1) / Policy::kPair), k_rows(round_up(s.K, kRows)),
-        k_columns(round_up(s.K, kLanes / 2)), k_stride(round_up(s.K, kLanes)), row(round_up(s.K, 2 * kLanes)), blocks((s.T + kQueries - 1) / kQueries),
-        pad(blocks * kQueries - s.T), keys(round_up(s.T, kKeys)) {}
+      : T(s.T),
+        H(s.H),
+        G(s.G),
+        K(s.K),
+        half(s.rotary / 2),
+        words((s.K + Policy::kPair - 1) / Policy::kPair),
+        k_rows(round_up(s.K, kRows)),
+        k_columns(round_up(s.K, kLanes / 2)),
+        k_stride(round_up(s.K, kLanes)),
+        row(round_up(s.K, 2 * kLanes)),
+        blocks((s.T + kQueries - 1) / kQueries),
+        pad(blocks * kQueries - s.T),
+        keys(round_up(s.T, kKeys)) {}
 
   int64_t first_query(int64_t block) const { return block * kQueries - pad; }
   /// Keys that a block of queries sees, rounded up to register blocks.
-  int64_t visible_keys(int64_t block) const { return round_up(first_query(block) + kQueries, kRows); }
-  int64_t by_word() const { return round_up(words, 4) * kQueries; }                 // floats of a query block, laid out by word
-  int64_t by_row() const { return kQueries / Policy::kPair * k_stride; }            // floats of a query block, laid out by query
+  int64_t visible_keys(int64_t block) const {
+    return round_up(first_query(block) + kQueries, kRows);
+  }
+  int64_t by_word() const {
+    return round_up(words, 4) * kQueries;
+  }  // floats of a query block, laid out by word
+  int64_t by_row() const {
+    return kQueries / Policy::kPair * k_stride;
+  }  // floats of a query block, laid out by query
 };
 
 /// A head in a packed tensor (B, T, heads K): element (t, k) of sample b.
@@ -59,12 +76,19 @@ struct Transform {
 };
 template <class From, class To>
 HWY_INLINE void transform_row(const Transform& f, int64_t t, const From* src, To* dst, int64_t K) {
-  copy_row(RowCopy<From, To>{src, dst, f.cos + t * f.half, f.sin + t * f.half, f.half, f.sign, f.scale}, K);
+  copy_row(
+      RowCopy<From, To>{src, dst, f.cos + t * f.half, f.sin + t * f.half, f.half, f.sign, f.scale},
+      K);
 }
 
-/// The keys or values of a head -> by_key (keys, words) and by_pair (keys / kPair, k_rows), either may be null; zeros from T on.
+/// The keys or values of a head -> by_key (keys, words) and by_pair (keys / kPair, k_rows), either
+/// may be null; zeros from T on.
 template <class Policy, class Float>
-void pack_keys(const Layout<Policy>& lay, const Transform& f, const Head<const Float>& x, float* by_key, float* by_pair) {
+void pack_keys(const Layout<Policy>& lay,
+               const Transform& f,
+               const Head<const Float>& x,
+               float* by_key,
+               float* by_pair) {
   float* rows = scratch(Buffer::kRows, kQueries * lay.row);
   std::fill(rows, rows + 2 * lay.row, 0.0f);
   for (int64_t t = 0; t < lay.T; t += Policy::kPair) {
@@ -76,11 +100,17 @@ void pack_keys(const Layout<Policy>& lay, const Transform& f, const Head<const F
       }
       if (by_key) Policy::pack_row(rows + i * lay.row, lay.words, by_key + (t + i) * lay.words);
     }
-    if (by_pair) Policy::pack_pair(rows, rows + lay.row, lay.k_rows, by_pair + t / Policy::kPair * lay.k_rows);
+    if (by_pair)
+      Policy::pack_pair(rows, rows + lay.row, lay.k_rows, by_pair + t / Policy::kPair * lay.k_rows);
   }
-  const int64_t packed = round_up(lay.T, Policy::kPair);   // whole vectors were written: clear what they left behind the last row
+  const int64_t packed = round_up(
+      lay.T,
+      Policy::kPair);  // whole vectors were written: clear what they left behind the last row
   if (by_key) std::fill(by_key + packed * lay.words, by_key + lay.keys * lay.words, 0.0f);
-  if (by_pair) std::fill(by_pair + packed / Policy::kPair * lay.k_rows, by_pair + lay.keys / Policy::kPair * lay.k_rows, 0.0f);
+  if (by_pair)
+    std::fill(by_pair + packed / Policy::kPair * lay.k_rows,
+              by_pair + lay.keys / Policy::kPair * lay.k_rows,
+              0.0f);
 }
 
 /// Scratch for pack_keys: vectors are written whole, past the last row.
@@ -89,12 +119,18 @@ float* key_scratch(const Layout<Policy>& lay, Buffer which) {
   return scratch(which, lay.keys * std::max(lay.words, lay.k_rows) + 2 * kLanes);
 }
 
-/// Loads one block of a head's queries (or of their output's gradient): rows (kQueries, row), zeros before query 0 and beyond K.
+/// Loads one block of a head's queries (or of their output's gradient): rows (kQueries, row), zeros
+/// before query 0 and beyond K.
 template <class Policy, class Float>
-void load_queries(const Layout<Policy>& lay, const Transform& f, const Head<const Float>& x, int64_t block, float* rows) {
+void load_queries(const Layout<Policy>& lay,
+                  const Transform& f,
+                  const Head<const Float>& x,
+                  int64_t block,
+                  float* rows) {
   const int64_t first = lay.first_query(block);
   if (first < 0 || lay.row > lay.K) std::fill(rows, rows + kQueries * lay.row, 0.0f);
-  for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i) transform_row(f, first + i, x.at(first + i), rows + i * lay.row, lay.K);
+  for (int64_t i = std::max<int64_t>(0, -first); i < kQueries; ++i)
+    transform_row(f, first + i, x.at(first + i), rows + i * lay.row, lay.K);
 }
 
 /// rows (kQueries, row) -> by_word (words, kQueries).
@@ -105,7 +141,8 @@ void pack_by_word(const Layout<Policy>& lay, const float* rows, float* by_word) 
   } else {
     const int64_t stride = round_up(lay.words, kLanes);
     float* packed = scratch(Buffer::kWords, kQueries * stride);
-    for (int64_t i = 0; i < kQueries; ++i) Policy::pack_row(rows + i * lay.row, lay.words, packed + i * stride);
+    for (int64_t i = 0; i < kQueries; ++i)
+      Policy::pack_row(rows + i * lay.row, lay.words, packed + i * stride);
     transpose(packed, stride, kQueries, lay.words, by_word, kQueries);
   }
 }
@@ -114,7 +151,10 @@ void pack_by_word(const Layout<Policy>& lay, const float* rows, float* by_word) 
 template <class Policy>
 void pack_by_row(const Layout<Policy>& lay, const float* rows, float* by_row) {
   for (int64_t i = 0; i < kQueries; i += Policy::kPair)
-    Policy::pack_pair(rows + i * lay.row, rows + (i + 1) * lay.row, lay.k_stride, by_row + i / Policy::kPair * lay.k_stride);
+    Policy::pack_pair(rows + i * lay.row,
+                      rows + (i + 1) * lay.row,
+                      lay.k_stride,
+                      by_row + i / Policy::kPair * lay.k_stride);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the attention kernels of all instruction sets share: the arguments of a call, the work items that run in parallel, scratch memory.
-// Plain C++, compiled for the baseline instruction set.
+// What the attention kernels of all instruction sets share: the arguments of a call, the work items
+// that run in parallel, scratch memory. Plain C++, compiled for the baseline instruction set.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace basin::kernels {
 
-inline constexpr float kLog2E = 1.4426950408889634f, kLog2 = 0.6931471805599453f;   // 1 / log 2, log 2
+inline constexpr float kLog2E = 1.4426950408889634f,
+                       kLog2 = 0.6931471805599453f;  // 1 / log 2, log 2
 
 /// Arguments of attention_forward (kernels.h).
 template <class Float>
@@ -20,7 +21,8 @@ struct ForwardCall {
   float* lse;
 };
 
-/// Arguments of attention_backward (kernels.h), and where the parts of a split item leave what has to be summed afterwards.
+/// Arguments of attention_backward (kernels.h), and where the parts of a split item leave what has
+/// to be summed afterwards.
 template <class Float>
 struct BackwardCall {
   AttentionShape shape;
@@ -30,12 +32,13 @@ struct BackwardCall {
   const float* lse;
   const Float* dout;
   Float* dqkv;
-  float* dq_parts;       // (parts, B, T, H K), used when an item has more than one part
-  double* dsink_parts;   // (B, H) or null
+  float* dq_parts;      // (parts, B, T, H K), used when an item has more than one part
+  double* dsink_parts;  // (B, H) or null
 };
 
-/// One unit of parallel work: the query heads that share key/value head g of sample b; of these, part `part` of `parts` (forward: every parts-th
-/// block of queries; backward: every parts-th block of keys).
+/// One unit of parallel work: the query heads that share key/value head g of sample b; of these,
+/// part `part` of `parts` (forward: every parts-th block of queries; backward: every parts-th block
+/// of keys).
 struct WorkItem {
   int64_t b, g, part, parts;
 };
@@ -52,10 +55,30 @@ struct DotKernels {
 };
 DotKernels dot_kernels();
 
-/// Scratch buffers of a thread, by use. A buffer keeps its memory from call to call and grows when asked for more; its contents are undefined.
+/// Scratch buffers of a thread, by use. A buffer keeps its memory from call to call and grows when
+/// asked for more; its contents are undefined.
 enum class Buffer {
-  kKeyRows, kKeyPairs, kValueRows, kValuePairs, kRows, kWords, kQueryByWord, kQueryByRow, kDoutByWord, kDoutByRow,
-  kScores, kProbabilityRows, kGradientRows, kPairs, kTile, kKeyGradient, kValueGradient, kStatistics, kQueryGradientParts, kSinkParts, kCount
+  kKeyRows,
+  kKeyPairs,
+  kValueRows,
+  kValuePairs,
+  kRows,
+  kWords,
+  kQueryByWord,
+  kQueryByRow,
+  kDoutByWord,
+  kDoutByRow,
+  kScores,
+  kProbabilityRows,
+  kGradientRows,
+  kPairs,
+  kTile,
+  kKeyGradient,
+  kValueGradient,
+  kStatistics,
+  kQueryGradientParts,
+  kSinkParts,
+  kCount
 };
 
 /// At least `floats` floats, 64-byte aligned, of the calling thread.

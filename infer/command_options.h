@@ -1,0 +1,26 @@
+// Options that several verbs of this room share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "infer/documents.h"
+#include "infer/model_directory.h"
+
+namespace basin {
+
+/// MODEL, --dtype, --threads.
+struct ModelOptions {
+  std::string path;
+  std::string dtype = "float32";
+  int threads = 0;   // 0: LibTorch's default, all cores
+
+  void add_to(CLI::App& verb);
+  /// Sets the number of threads and opens the model.
+  LoadedModel open() const;
+};
+
+/// --text, --dataset, --max-tokens; one of the first two is required.
+void add_source_options(CLI::App& verb, DocumentSource& source);
+
+}  // namespace basin

@@ -1,0 +1,54 @@
+#include "infer/generator.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <vector>
+
+#include "configs/signals.h"
+
+namespace basin {
+namespace {
+
+constexpr int64_t kChunk = 1024;   // positions of a prompt that pass the layers at once
+
+}  // namespace
+
+Generator::Generator(const Transformer& model, const CacheShape& shape, const SamplerConfig& sampler) : model_(model), cache_(model, shape), sampler_(sampler) {
+  const at::Tensor sinks = model.with_sinks(at::empty({1, 0}, at::TensorOptions(at::kLong).device(model.device())));
+  if (sinks.size(1) > 0) advance(sinks);
+}
+
+// ids (1, n), n >= 1. Only the last position's logits are computed.
+void Generator::advance(const at::Tensor& ids) {
+  const at::NoGradGuard no_grad;
+  logits_ = model_.decode(ids, cache_.attention());
+  cache_.advance(ids.size(1));
+}
+
+void Generator::feed(std::span<const int32_t> tokens) {
+  std::vector<int64_t> ids;
+  if (pending_ >= 0) ids.push_back(pending_);
+  for (const int32_t id : tokens) {
+    if (id < 0 || id >= model_.config().vocab_size) throw std::invalid_argument(fmt::format("token id {} lies outside of the model's vocabulary of {}", id, model_.config().vocab_size));
+    ids.push_back(id);
+  }
+  pending_ = -1;
+  const at::Tensor all = at::tensor(ids, at::kLong).to(model_.device()).unsqueeze(0);
+  for (int64_t begin = 0; begin < all.size(1); begin += kChunk) {
+    check_interrupt();
+    advance(all.narrow(1, begin, std::min(kChunk, all.size(1) - begin)));
+  }
+}
+
+int64_t Generator::next() {
+  if (pending_ >= 0) advance(at::full({1, 1}, pending_, at::TensorOptions(at::kLong).device(model_.device())));
+  if (!logits_.defined()) throw std::invalid_argument("an empty prompt can only be continued by a model with a sink token: give a prompt");
+  pending_ = sampler_.sample(logits_[0]);
+  return pending_;
+}
+
+}  // namespace basin

@@ -1,0 +1,78 @@
+#include "infer/model_directory.h"
+
+#include <fmt/core.h>
+
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "configs/files.h"
+#include "model/checkpoint.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+nlohmann::json read_json(const fs::path& path) {
+  const nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) throw std::runtime_error(fmt::format("{}: not a JSON object", path.string()));
+  return json;
+}
+
+std::vector<int64_t> read_eos_ids(const fs::path& directory) {
+  const fs::path path = directory / "generation_config.json";
+  if (!fs::exists(path)) return {kEosId};
+  const nlohmann::json json = read_json(path);
+  const auto eos = json.find("eos_token_id");
+  if (eos == json.end() || eos->is_null()) return {kEosId};
+  if (eos->is_number_integer()) return {eos->get<int64_t>()};
+  if (eos->is_array() && std::all_of(eos->begin(), eos->end(), [](const auto& id) { return id.is_number_integer(); })) return eos->get<std::vector<int64_t>>();
+  throw std::runtime_error(fmt::format("{}: eos_token_id is neither an integer nor a list of integers", path.string()));
+}
+
+at::ScalarType parse_dtype(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  throw std::invalid_argument(fmt::format("--dtype {}: expected float32 or bfloat16", name));
+}
+
+}  // namespace
+
+const Tokenizer& LoadedModel::require_tokenizer() const {
+  if (!tokenizer)
+    throw std::invalid_argument(fmt::format("{} has no tokenizer.model, so text cannot be read or written: give --dataset, or put the model's SentencePiece file there", directory.string()));
+  return *tokenizer;
+}
+
+int64_t LoadedModel::default_cache() const {
+  if (trained_tokens < 2) throw std::invalid_argument(fmt::format("{}: config.json does not say for how many positions the model was trained (max_position_embeddings): give --cache", directory.string()));
+  return trained_tokens - 1;
+}
+
+LoadedModel open_model(const fs::path& path, const std::string& dtype) {
+  const at::ScalarType type = parse_dtype(dtype);
+  LoadedModel loaded;
+  loaded.directory = resolve_model_directory(path);
+  loaded.model = load_model(loaded.directory, type, at::kCPU);
+  const nlohmann::json config = read_json(loaded.directory / "config.json");
+  if (const auto positions = config.find("max_position_embeddings"); positions != config.end() && positions->is_number_integer())
+    loaded.trained_tokens = positions->get<int64_t>() - loaded.model->config().sink.tokens();
+  loaded.eos_ids = read_eos_ids(loaded.directory);
+  if (const fs::path file = loaded.directory / "tokenizer.model"; fs::exists(file)) {
+    loaded.tokenizer.emplace(Tokenizer::load(file));
+    const int64_t pieces = loaded.tokenizer->vocab_size(), rows = loaded.model->config().vocab_size;
+    if (pieces > rows)
+      throw std::invalid_argument(fmt::format("{}: the tokenizer has {} pieces but the model only {} embedding rows: they do not belong together", file.string(), pieces, rows));
+  }
+  return loaded;
+}
+
+fs::path eval_directory(const fs::path& path) {
+  const fs::path model = fs::absolute(resolve_model_directory(path)).lexically_normal();
+  const fs::path directory = model.has_filename() ? model : model.parent_path();
+  const std::string name = directory.filename().string();
+  const bool is_step = name.starts_with("step-") || name == "final";
+  return (is_step ? directory.parent_path() : directory) / "eval";
+}
+
+}  // namespace basin

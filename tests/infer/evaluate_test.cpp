@@ -1,0 +1,249 @@
+#include "infer/evaluate.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+#include "configs/files.h"
+#include "data/indexed_dataset.h"
+#include "infer/evaluate_output.h"
+#include "infer/modes.h"
+#include "model/checkpoint.h"
+#include "tests/infer/tiny_model.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder of its own for each test, removed at its end.
+class Evaluate : public testing::Test {
+ protected:
+  Evaluate() : folder_(fs::temp_directory_path() / ("basin_evaluate_" + std::to_string(::getpid()) + "_" + testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::create_directories(folder_);
+  }
+  ~Evaluate() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+};
+
+LoadedModel tiny_model(SinkKind kind, int64_t count = 1) {
+  LoadedModel loaded;
+  loaded.model = std::make_unique<Transformer>(random_model(tiny_config(ModelType::kLlama, kind, count), at::kFloat, 2.5));
+  return loaded;
+}
+
+std::vector<TokenDocument> documents(const LoadedModel& model) {
+  return {{"a", random_tokens(model.model->config(), 90, 1)}, {"b", random_tokens(model.model->config(), 1, 2)}, {"c", random_tokens(model.model->config(), 60, 3)}};
+}
+
+EvaluateConfig config_of(std::vector<Mode> modes, std::vector<int64_t> sinks, int64_t cache = 16, int64_t limit = 0) {
+  EvaluateConfig config;
+  config.modes = std::move(modes);
+  config.sinks = std::move(sinks);
+  config.cache = cache;
+  config.limit = limit;
+  return config;
+}
+
+TEST_F(Evaluate, ScoresEveryTokenButTheFirstOfEachDocument) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const auto docs = documents(model);
+  const Evaluation e = evaluate(model, docs, config_of({Mode::kStream, Mode::kDense, Mode::kRecompute}, {0, 1, 4}));
+  ASSERT_EQ(e.rows.size(), 5u);
+  const at::Tensor expected = at::cat({score_stream(*model.model, {1, 15}, docs[0].tokens), score_stream(*model.model, {1, 15}, docs[2].tokens)});
+  EXPECT_EQ(e.rows[1].sinks, 1);
+  EXPECT_EQ(e.rows[1].recent, 15);
+  for (const EvaluationRow& row : e.rows) {
+    EXPECT_EQ(row.tokens, 89 + 59);
+    EXPECT_EQ(row.token_nll.size(), 89u + 59u);
+  }
+  for (int64_t i = 0; i < expected.numel(); ++i) EXPECT_EQ(e.rows[1].token_nll[i], expected[i].item<float>());
+  EXPECT_NEAR(e.rows[1].nll, expected.to(at::kDouble).mean().item<double>(), 1e-9);
+  EXPECT_NEAR(e.rows[1].perplexity(), std::exp(e.rows[1].nll), 1e-9);
+  EXPECT_FALSE(e.rows[3].recent);         // dense
+  EXPECT_EQ(e.rows[4].sinks, 1);          // recompute: the model's own
+  EXPECT_FALSE(e.rows[0].bits_per_byte);  // no tokenizer
+  EXPECT_EQ(e.documents[1].scored, 0);
+  EXPECT_EQ(*e.rows[2].nll_delta, 0);
+  EXPECT_NEAR(*e.rows[0].nll_delta, e.rows[0].nll - e.rows[2].nll, 1e-6);
+}
+
+TEST_F(Evaluate, WindowAppearsOnce) {
+  const LoadedModel model = tiny_model(SinkKind::kNone);
+  const auto docs = documents(model);
+  const auto rows = [&](std::vector<Mode> modes, std::vector<int64_t> sinks) {
+    std::string names;
+    for (const EvaluationRow& row : evaluate(model, docs, config_of(std::move(modes), std::move(sinks))).rows) names += std::string(enum_name(row.mode)) + std::to_string(row.sinks) + " ";
+    return names;
+  };
+  EXPECT_EQ(rows({Mode::kWindow, Mode::kStream}, {0, 4}), "stream0 stream4 ");
+  EXPECT_EQ(rows({Mode::kWindow, Mode::kStream}, {1}), "window0 stream1 ");
+  EXPECT_EQ(rows({Mode::kWindow}, {0, 1}), "window0 ");
+  EXPECT_EQ(rows({Mode::kStream, Mode::kStream}, {2}), "stream2 ");
+}
+
+TEST_F(Evaluate, LimitSpreadsRecomputeOverAllDocuments) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const auto docs = documents(model);
+  const Evaluation all = evaluate(model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4})), some = evaluate(model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4}, 16, 10));
+  EXPECT_EQ(some.rows[0].tokens, 10);
+  EXPECT_EQ(some.rows[1].tokens, 148);   // only recompute is limited
+  double delta = 0;
+  int64_t seen = 0, first = -1, last = -1;
+  for (size_t i = 0; i < some.rows[0].token_nll.size(); ++i) {
+    if (std::isnan(some.rows[0].token_nll[i])) continue;
+    EXPECT_NEAR(some.rows[0].token_nll[i], all.rows[0].token_nll[i], 1e-5);
+    delta += some.rows[0].token_nll[i] - some.rows[1].token_nll[i];
+    if (first < 0) first = static_cast<int64_t>(i);
+    last = static_cast<int64_t>(i);
+    ++seen;
+  }
+  EXPECT_EQ(seen, 10);
+  EXPECT_EQ(first, 7);    // 148 / 20
+  EXPECT_EQ(last, 140);   // 19 * 148 / 20
+  EXPECT_NEAR(*some.rows[0].nll_delta, delta / 10, 1e-6);   // paired on the common tokens
+}
+
+TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
+  // Document 1: 600 tokens at +1 (blocks of 512 and 88); document 2: 100 tokens at -1. Three blocks: means of 27 resamples, both tails wide.
+  std::vector<EvaluationRow> rows(2);
+  rows[0].sinks = 0;
+  rows[1].sinks = 4;
+  rows[0].token_nll.assign(700, 3);
+  rows[1].token_nll.assign(700, 2);
+  std::fill(rows[1].token_nll.begin() + 600, rows[1].token_nll.end(), 4.f);
+  const std::vector<int64_t> sizes = {600, 100};
+  compare_to_four_sinks(rows, sizes);
+  EXPECT_DOUBLE_EQ(*rows[0].nll_delta, 500.0 / 700);
+  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->low, -1);   // block 3 three times, 1 / 27
+  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->high, 1);
+  EXPECT_EQ(first_token_sentence(rows).substr(0, 38), "No use of the first tokens was measure");
+  rows[0].nll_delta_ci95 = Interval{0.01, 0.02};
+  EXPECT_NE(first_token_sentence(rows).find("uses its first tokens"), std::string::npos);
+  rows[0].nll_delta_ci95 = Interval{-0.02, -0.01};
+  EXPECT_NE(first_token_sentence(rows).find("does better without"), std::string::npos);
+  rows[0].sinks = 1;
+  EXPECT_EQ(first_token_sentence(rows), "");
+}
+
+TEST_F(Evaluate, RefusesImpossibleCaches) {
+  EXPECT_THROW(config_of({Mode::kStream}, {0}, 0).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {16}).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {17}).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {1, 1}).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {}).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kRecompute}, {0}, 2).validate(2), std::invalid_argument);
+  EXPECT_THROW(config_of({}, {0}).validate(0), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {0}, 16, -1).validate(0), std::invalid_argument);
+  EXPECT_NO_THROW(config_of({Mode::kDense}, {}, 0).validate(0));
+  EXPECT_THROW(parse_mode("dens"), std::invalid_argument);
+  EXPECT_EQ(parse_mode("recompute"), Mode::kRecompute);
+}
+
+TEST_F(Evaluate, ModelThatIsNotANumberIsNotScored) {
+  const LoadedModel model = tiny_model(SinkKind::kNone);
+  model.model->flat().fill_(std::nan(""));
+  EXPECT_THROW(evaluate(model, documents(model), config_of({Mode::kStream}, {1})), std::runtime_error);
+}
+
+TEST_F(Evaluate, WritesJsonAndNpy) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const Evaluation e = evaluate(model, documents(model), config_of({Mode::kStream, Mode::kDense}, {0, 4}));
+  const EvaluationHeader header{"runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
+  const fs::path path = save_evaluation(folder_ / "eval", header, e);
+  EXPECT_EQ(path, folder_ / "eval" / "evaluate-y_heldout-C16.json");
+  const auto json = nlohmann::json::parse(read_file(path));
+  EXPECT_EQ(json["sink"], (nlohmann::json{{"kind", "token"}, {"count", 1}}));
+  EXPECT_EQ(json["cache"], 16);
+  EXPECT_EQ(json["documents"][0], (nlohmann::json{{"name", "a"}, {"tokens", 90}, {"scored", 89}, {"bytes", nullptr}}));
+  EXPECT_EQ(json["rows"].size(), 3u);
+  EXPECT_EQ(json["rows"][0].size(), 10u);
+  EXPECT_EQ(json["rows"][0]["mode"], "stream");
+  EXPECT_EQ(json["rows"][0]["recent"], 16);
+  EXPECT_TRUE(json["rows"][2]["recent"].is_null());
+  EXPECT_NEAR(json["rows"][0]["nll"].get<double>(), e.rows[0].nll, 1e-12);
+  EXPECT_FALSE(json["rows"][0]["nll_delta"].is_null());
+
+  const std::string npy = read_file(folder_ / "eval" / "evaluate-y_heldout-C16.npy");
+  const size_t data = npy.size() - 3 * 148 * sizeof(float);
+  EXPECT_EQ(data % 64, 0u);
+  EXPECT_EQ(npy.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
+  EXPECT_EQ(static_cast<size_t>(static_cast<unsigned char>(npy[8])) + 10, data);
+  EXPECT_NE(npy.find("'shape': (3, 148), "), std::string::npos);
+  float value = 0;
+  std::memcpy(&value, npy.data() + data + 148 * sizeof(float), sizeof value);
+  EXPECT_EQ(value, e.rows[1].token_nll[0]);
+
+  const std::string table = to_table(header, e);
+  EXPECT_NE(table.find("1 sink token, cache 16"), std::string::npos);
+  EXPECT_NE(table.find("\nstream        4      12        148"), std::string::npos) << table;
+}
+
+// A run with one step, opened by the run's path, and the data that it may read.
+TEST_F(Evaluate, OpensARunAndChecksItsData) {
+  const fs::path run = folder_ / "run", step = run / "step-00000010";
+  fs::create_directories(step);
+  save_model(random_model(tiny_config(ModelType::kLlama, SinkKind::kToken), at::kFloat), 32, step);
+  const LoadedModel model = open_model(step, "float32");
+  EXPECT_EQ(model.trained_tokens, 32);
+  EXPECT_EQ(model.default_cache(), 31);
+  EXPECT_EQ(model.eos_ids, std::vector<int64_t>{2});
+  EXPECT_FALSE(model.tokenizer);
+  EXPECT_THROW(model.require_tokenizer(), std::invalid_argument);
+  EXPECT_EQ(eval_directory(step), run / "eval");
+  EXPECT_THROW(open_model(step, "float16"), std::invalid_argument);
+
+  const auto write = [&](const char* name, const std::vector<std::vector<int32_t>>& docs) {
+    IndexedDatasetWriter writer(folder_ / name, 61);
+    for (const auto& d : docs) writer.add_document(d);
+    writer.commit();
+    DocumentSource source;
+    source.dataset = (folder_ / name).string();
+    return source;
+  };
+  DocumentSource good = write("good", {{7, 8, 9, 2}, {10, 2}});
+  const auto docs = read_documents(good, model);
+  ASSERT_EQ(docs.size(), 2u);
+  EXPECT_TRUE(at::equal(docs[0].tokens, at::tensor({7, 8, 9, 2}, at::kLong)));
+  good.max_tokens = 3;
+  EXPECT_EQ(read_documents(good, model)[0].tokens.numel(), 3);
+  EXPECT_EQ(good.stem(), "good");
+  EXPECT_THROW(read_documents(write("beyond", {{7, 61}}), model), std::invalid_argument);
+  EXPECT_THROW(read_documents(write("sink", {{7, 1, 8}}), model), std::invalid_argument);
+  EXPECT_THROW(read_documents(write("short", {{7}, {}}), model), std::runtime_error);
+  DocumentSource text;
+  text.text = {(folder_ / "nothing.txt").string()};
+  EXPECT_THROW(read_documents(text, model), std::invalid_argument);   // no tokenizer
+}
+
+TEST_F(Evaluate, ReadsTextAndCountsItsBytes) {
+  std::vector<std::string> lines;
+  for (int i = 0; i < 400; ++i) lines.push_back("the quick brown fox " + std::string(1, 'a' + i % 26) + std::string(1, 'a' + i / 26) + "ing jumps over the lazy dog\n");
+  const std::string bytes = train_tokenizer(lines, 384);
+  ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
+  config.vocab_size = 384;
+  save_model(random_model(config, at::kFloat), 64, folder_);
+  write_file(folder_ / "tokenizer.model", bytes);
+  const LoadedModel model = open_model(folder_, "float32");
+  const std::string written = "the lazy dog jumps over the \u20ac fox";
+  write_file(folder_ / "text.txt", written);
+  DocumentSource source;
+  source.text = {(folder_ / "text.txt").string()};
+  EXPECT_EQ(source.stem(), "text");
+  const auto docs = read_documents(source, model);
+  ASSERT_EQ(docs.size(), 1u);
+  const Evaluation e = evaluate(model, docs, config_of({Mode::kStream}, {1}));
+  const int64_t scored = static_cast<int64_t>(written.size()) - model.tokenizer->piece_bytes(docs[0].tokens[0].item<int64_t>());
+  EXPECT_EQ(*e.documents[0].bytes, scored);
+  EXPECT_NEAR(*e.rows[0].bits_per_byte, e.rows[0].nll * e.rows[0].tokens / std::numbers::ln2 / scored, 1e-9);
+}
+
+}  // namespace
+}  // namespace basin

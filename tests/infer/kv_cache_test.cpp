@@ -1,0 +1,77 @@
+// The cache's bookkeeping: what it holds, that it never grows, that a step costs no more late in a stream.
+#include "infer/kv_cache.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include "tests/infer/tiny_model.h"
+
+namespace basin {
+namespace {
+
+using Positions = std::vector<int64_t>;
+
+TEST(KvCache, HoldsSinksAndTheMostRecent) {
+  const Transformer model = random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
+  KvCache cache(model, {2, 3});
+  EXPECT_EQ(cache.contents(), Positions{});
+  cache.advance(1);
+  EXPECT_EQ(cache.contents(), (Positions{0}));
+  cache.advance(3);
+  EXPECT_EQ(cache.contents(), (Positions{0, 1, 2, 3}));
+  cache.advance(1);
+  EXPECT_EQ(cache.contents(), (Positions{0, 1, 2, 3, 4}));
+  cache.advance(1);
+  EXPECT_EQ(cache.contents(), (Positions{0, 1, 3, 4, 5}));
+  cache.advance(100);
+  EXPECT_EQ(cache.contents(), (Positions{0, 1, 103, 104, 105}));
+  EXPECT_EQ(static_cast<int64_t>(cache.contents().size()), cache.shape().entries());
+}
+
+TEST(KvCache, MemoryIsConstant) {
+  const ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken);
+  const Transformer model = random_model(config, at::kFloat);
+  KvCache cache(model, {1, 31});
+  // Keys and values of 2 layers, 2 key heads of 8, for 1 sink, 31 recent entries and the newest, 4 bytes each.
+  const int64_t bytes = 2 * 2 * 2 * 8 * (1 + 31 + 1) * 4;
+  EXPECT_EQ(cache.bytes(), bytes);
+  for (const int64_t n : {1, 200, 1, 5}) {
+    model.hidden_states(random_tokens(config, n).unsqueeze(0), cache.attention());
+    cache.advance(n);
+    EXPECT_EQ(cache.bytes(), bytes);
+  }
+  EXPECT_EQ(cache.position(), 207);
+}
+
+TEST(KvCache, ClearStartsANewStream) {
+  const ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
+  const Transformer model = random_model(config, at::kFloat, 2.5);
+  const at::NoGradGuard no_grad;
+  KvCache used(model, {1, 15}), fresh(model, {1, 15});
+  used.advance((model.hidden_states(random_tokens(config, 50).unsqueeze(0), used.attention()), 50));
+  used.clear();
+  const at::Tensor ids = random_tokens(config, 20, 9).unsqueeze(0);
+  EXPECT_TRUE(at::equal(model.hidden_states(ids, used.attention()), model.hidden_states(ids, fresh.attention())));
+}
+
+TEST(KvCache, RefusesWhatItCannotHold) {
+  const ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kNone);
+  const Transformer model = random_model(config, at::kFloat);
+  EXPECT_THROW(KvCache(model, {2, 0}), c10::Error);
+  EXPECT_THROW(KvCache(model, {-1, 4}), c10::Error);
+  KvCache cache(model, {1, 4});
+  EXPECT_THROW(model.hidden_states(random_tokens(config, 8).view({2, 4}), cache.attention()), c10::Error);
+}
+
+TEST(CacheShape, SplitsAndRefuses) {
+  EXPECT_EQ(split_cache(256, 4).recent, 252);
+  EXPECT_EQ(split_cache(256, 0).recent, 256);
+  EXPECT_THROW(split_cache(0, 0), std::invalid_argument);
+  EXPECT_THROW(split_cache(4, 4), std::invalid_argument);
+  EXPECT_THROW(split_cache(4, 5), std::invalid_argument);
+  EXPECT_THROW(split_cache(4, -1), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace basin

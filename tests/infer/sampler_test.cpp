@@ -1,0 +1,109 @@
+#include "infer/sampler.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+#include <vector>
+
+#include "infer/utf8.h"
+
+namespace basin {
+namespace {
+
+// Probabilities 0.5, 0.25, 0.15, 0.1 at ids 2, 0, 3, 1.
+at::Tensor logits() { return at::log(at::tensor({0.25, 0.1, 0.5, 0.15}, at::kDouble)).to(at::kFloat); }
+
+std::vector<double> frequencies(const SamplerConfig& config, int draws = 20000) {
+  Sampler sampler(config);
+  std::vector<double> seen(4);
+  for (int i = 0; i < draws; ++i) seen[static_cast<size_t>(sampler.sample(logits()))] += 1.0 / draws;
+  return seen;
+}
+
+void expect_near(const std::vector<double>& seen, const std::vector<double>& wanted) {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (wanted[i] == 0) {
+      EXPECT_EQ(seen[i], 0) << "id " << i;
+    } else {
+      EXPECT_NEAR(seen[i], wanted[i], 0.015) << "id " << i;
+    }
+  }
+}
+
+TEST(Sampler, DrawsTheSoftmax) { expect_near(frequencies({}), {0.25, 0.1, 0.5, 0.15}); }
+
+TEST(Sampler, TemperatureSharpens) {
+  const double a = 0.25 * 0.25, b = 0.1 * 0.1, c = 0.5 * 0.5, d = 0.15 * 0.15, sum = a + b + c + d;
+  expect_near(frequencies({.temperature = 0.5}), {a / sum, b / sum, c / sum, d / sum});
+}
+
+TEST(Sampler, CutsKeepTheLikeliest) {
+  expect_near(frequencies({.top_k = 2}), {1.0 / 3, 0, 2.0 / 3, 0});
+  expect_near(frequencies({.top_k = 100}), {0.25, 0.1, 0.5, 0.15});
+  expect_near(frequencies({.top_p = 0.6}), {1.0 / 3, 0, 2.0 / 3, 0});            // 0.5 is not enough, 0.75 is
+  expect_near(frequencies({.top_p = 0.01}), {0, 0, 1, 0});                       // never fewer than one
+  expect_near(frequencies({.min_p = 0.29}), {0.25 / 0.9, 0, 0.5 / 0.9, 0.15 / 0.9});   // 0.15 / 0.5 = 0.3 stays
+  expect_near(frequencies({.top_k = 3, .top_p = 0.8}), {1.0 / 3, 0, 2.0 / 3, 0});      // of the three's 0.9, 0.72 is enough
+}
+
+TEST(Sampler, GreedyTakesTheFirstOfTheLargest) {
+  Sampler greedy({.temperature = 0});
+  EXPECT_EQ(greedy.sample(at::tensor({1.f, 3.f, 3.f, 2.f})), 1);
+  EXPECT_EQ(greedy.sample(at::tensor({1.f, 3.f, 3.f, 9.f}).to(at::kBFloat16)), 3);
+}
+
+TEST(Sampler, SameSeedSameDraws) {
+  const at::Tensor flat = at::zeros({1000});
+  const auto draw = [&](uint64_t seed) {
+    Sampler sampler({.seed = seed});
+    std::vector<int64_t> ids;
+    for (int i = 0; i < 20; ++i) ids.push_back(sampler.sample(flat));
+    return ids;
+  };
+  EXPECT_EQ(draw(3), draw(3));
+  EXPECT_NE(draw(3), draw(4));
+  const auto ids = draw(3);
+  EXPECT_GT(std::set<int64_t>(ids.begin(), ids.end()).size(), 15u);
+}
+
+TEST(Sampler, RefusesWhatCannotBeSampled) {
+  Sampler sampler({});
+  EXPECT_THROW(sampler.sample(at::tensor({1.f, std::nanf("")})), std::runtime_error);
+  EXPECT_THROW(sampler.sample(at::full({3}, -std::numeric_limits<float>::infinity())), std::runtime_error);
+  EXPECT_THROW(Sampler({.temperature = -1}), std::invalid_argument);
+  EXPECT_THROW(Sampler({.top_k = -1}), std::invalid_argument);
+  EXPECT_THROW(Sampler({.top_p = 0}), std::invalid_argument);
+  EXPECT_THROW(Sampler({.min_p = 1.5}), std::invalid_argument);
+}
+
+TEST(Utf8Stream, NeverHalfACharacter) {
+  const std::string text = "a\u00e9\u20ac\U0001f600z";
+  for (size_t piece = 1; piece <= text.size(); ++piece) {
+    Utf8Stream stream;
+    std::string out;
+    for (size_t at = 0; at < text.size(); at += piece) {
+      const std::string now = stream.push(text.substr(at, piece));
+      EXPECT_TRUE(now.empty() || (static_cast<unsigned char>(now[0]) & 0xc0) != 0x80) << "starts inside a character";
+      out += now;
+      EXPECT_EQ(text.substr(0, out.size()), out);
+      EXPECT_TRUE(out.size() == text.size() || (static_cast<unsigned char>(text[out.size()]) & 0xc0) != 0x80) << "ends inside a character";
+    }
+    EXPECT_EQ(out, text);
+    EXPECT_EQ(stream.finish(), "");
+  }
+}
+
+TEST(Utf8Stream, InvalidBytesAreReplacedNotHeld) {
+  Utf8Stream stream;
+  EXPECT_EQ(stream.push("a\xff"), "a\ufffd");
+  EXPECT_EQ(stream.push("\x80" "b"), "\ufffd" "b");
+  EXPECT_EQ(stream.push("\xe2\x82"), "");
+  EXPECT_EQ(stream.finish(), "\ufffd");
+  EXPECT_EQ(stream.finish(), "");
+}
+
+}  // namespace
+}  // namespace basin

@@ -27,7 +27,7 @@ struct TrainOptions {
   std::string config_path;
   std::vector<std::string> overrides;
   int64_t nproc = 1;
-  bool print_config = false;
+  bool print_config = false, reference = false;
 };
 
 /// The one line before the first step.
@@ -61,6 +61,11 @@ int train_rank(RunConfig config, const std::string& config_path) {
 }
 
 int train(const TrainOptions& options) {
+  if (options.reference) {
+    fmt::print("{}", reference_markdown<RunConfig>());
+    return 0;
+  }
+  if (options.config_path.empty()) throw std::invalid_argument("train: which run file? For example: basin train configs/demo.yaml");
   const RunConfig config = read_run_config(options.config_path, options.overrides);
   if (options.print_config) {
     fmt::print("{}", to_yaml(config));
@@ -77,10 +82,11 @@ int train(const TrainOptions& options) {
 void add_train(CLI::App& app, int& status) {
   const auto options = std::make_shared<TrainOptions>();
   CLI::App* verb = app.add_subcommand("train", "pretrain a model; goes on from the newest intact checkpoint of its run directory");
-  verb->add_option("CONFIG", options->config_path, "run file (YAML)")->required();
+  verb->add_option("CONFIG", options->config_path, "run file (YAML)");
   verb->add_option("--set", options->overrides, "override a key of the run file, e.g. train.steps=100; may be repeated")->type_size(1)->allow_extra_args(false);
   verb->add_option("--nproc", options->nproc, "start this many ranks on this machine (data parallel)")->check(CLI::Range(1, 1024));
   verb->add_flag("--print-config", options->print_config, "print the effective configuration, every default written out, and exit");
+  verb->add_flag("--reference", options->reference, "print every key with type, default and range as a Markdown table, and exit");
   verb->footer(
       "Example:\n"
       "  basin train configs/demo.yaml --set model.sink.kind=none --nproc 2\n"

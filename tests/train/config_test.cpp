@@ -1,0 +1,126 @@
+#include "train/config.h"
+
+#include <gmock/gmock.h>
+
+#include "configs/files.h"
+#include "configs/yaml_config.h"
+#include "model/cost.h"
+#include "tests/train/train_fixture.h"
+
+namespace basin {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+template <class Body>
+std::string message_of(Body&& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+class RunConfigTest : public TrainTest {};
+
+TEST(ShippedConfigs, ParseAndNameTheirRunDirectory) {
+  for (const char* stem : {"demo", "pythia-160m", "llama-60m"}) {
+    const RunConfig config =
+        read_run_config(std::string(BASIN_SOURCE_DIR "/configs/") + stem + ".yaml", {});
+    EXPECT_EQ(config.run.dir, std::string("runs/") + stem + "-token");
+    EXPECT_EQ(config.train.precision, Precision::kBf16);
+  }
+}
+
+TEST(Readme, HoldsTheReferenceOfEveryKey) {
+  EXPECT_THAT(read_file(BASIN_SOURCE_DIR "/README.md"), HasSubstr(reference_markdown<RunConfig>()))
+      << "paste what `basin train --reference` prints";
+}
+
+TEST(ShippedConfigs, AblationHasItsOwnDirectoryAndOtherwiseTheSameKeys) {
+  const std::string path = BASIN_SOURCE_DIR "/configs/demo.yaml";
+  const RunConfig sink = read_run_config(path, {}),
+                  vanilla = read_run_config(path, {"model.sink.kind=none"});
+  EXPECT_EQ(vanilla.run.dir, "runs/demo-none");
+  std::vector<std::string> keys;
+  for (const Difference& d : differences(sink, vanilla)) keys.push_back(d.key);
+  EXPECT_THAT(keys, ElementsAre("run.dir", "model.sink.kind"));
+}
+
+TEST(ShippedConfigs, PythiaIsThePapersModelAndRecipe) {
+  const RunConfig config = read_run_config(BASIN_SOURCE_DIR "/configs/pythia-160m.yaml", {});
+  EXPECT_EQ(count_parameters(config.model), 162322944);
+  EXPECT_EQ(config.train.steps, 143000);
+  EXPECT_EQ(config.train.schedule.warmup_steps, 1430);
+}
+
+TEST_F(RunConfigTest, ReportsAllProblemsAtOnce) {
+  const std::string text =
+      "data: {train: x}\n"
+      "train:\n  steps: 10\n  stop_after: soon\n  optimizer: {betas: [0.9]}\n  schedule: {kind: "
+      "cosine, warmup_steps: 20, decay_steps: 3}\n";
+  const std::string message = message_of([&] { config_from_text<RunConfig>(text, "bad.yaml"); });
+  EXPECT_THAT(message, HasSubstr("betas"));
+  EXPECT_THAT(message, HasSubstr("warmup_steps 20"));
+  EXPECT_THAT(message, HasSubstr("decay_steps 3"));
+  EXPECT_THAT(message, HasSubstr("\"soon\" is no duration"));
+}
+
+TEST_F(RunConfigTest, ReadsDurations) {
+  TrainConfig config;
+  EXPECT_EQ(config.stop_after_s(), 0);
+  config.stop_after = "90m";
+  EXPECT_EQ(config.stop_after_s(), 5400);
+  config.stop_after = "1h30m5s";
+  EXPECT_EQ(config.stop_after_s(), 5405);
+  config.stop_after = "90";
+  EXPECT_THROW(config.stop_after_s(), std::invalid_argument);
+}
+
+TEST_F(RunConfigTest, RefusesDataThatDoesNotFitTheModel) {
+  RunConfig config = tiny_config("a");
+  EXPECT_NO_THROW(match_model_to_data(config));
+  config.model.vocab_size = 32;
+  EXPECT_THAT(message_of([&] { match_model_to_data(config); }),
+              HasSubstr("holds the token id 63: set model.vocab_size to 64 or more"));
+  config.model.vocab_size = 0;
+  EXPECT_THAT(message_of([&] { match_model_to_data(config); }), HasSubstr("model.vocab_size is 0"));
+  config = tiny_config("a");
+  config.model.sink.token_ids = {kFirstTestToken};
+  EXPECT_THAT(message_of([&] { match_model_to_data(config); }),
+              HasSubstr("sink token id 6 occurs in"));
+  config.model.sink.token_ids = {64};
+  EXPECT_THAT(message_of([&] { match_model_to_data(config); }),
+              HasSubstr("outside model.vocab_size 64"));
+}
+
+TEST_F(RunConfigTest, ResumeAcceptsWhatChangesNoWeightOfThePast) {
+  const RunConfig before = tiny_config("a");
+  RunConfig now = before;
+  now.run.dir = "elsewhere";
+  now.train.log_every = 7;
+  now.train.checkpoint.keep_last = 9;
+  now.train.stop_after = "1h";
+  EXPECT_THAT(resume_obstacles(before, now, 20), IsEmpty());
+  now.train.optimizer.lr = 0.5;
+  EXPECT_THAT(resume_obstacles(before, now, 20),
+              ElementsAre(HasSubstr("train.optimizer.lr: 0.01 before, 0.5 now")));
+}
+
+TEST_F(RunConfigTest, ResumeAcceptsMoreStepsOnlyWhenNoPastLearningRateChanges) {
+  RunConfig before = tiny_config("a"), now = before;
+  now.train.steps = 100;
+  EXPECT_THAT(resume_obstacles(before, now, 20),
+              ElementsAre(HasSubstr("train.steps: 50 before, 100 now")));
+  before.train.schedule =
+      now.train.schedule = {.kind = ScheduleKind::kWsd, .warmup_steps = 5, .decay_steps = 20};
+  EXPECT_THAT(resume_obstacles(before, now, 30), IsEmpty());
+  EXPECT_THAT(resume_obstacles(before, now, 31),
+              ElementsAre(HasSubstr("learning rate of step 31")));
+}
+
+}  // namespace
+}  // namespace basin

@@ -44,7 +44,7 @@ fi
 for sink in none token; do
   dir=runs/demo-${sink/token/sink}
   step "train, sink $sink -> $dir" $basin train configs/demo.yaml --set model.sink.kind=$sink --set run.dir=$dir
-  step "stream, sink $sink" $basin evaluate $dir --dataset ${data}_heldout --mode stream,dense --save
+  step "stream, sink $sink" $basin evaluate $dir --dataset ${data}_heldout --mode stream,recompute --limit 2000 --save
   step "attention, sink $sink" $basin attention $dir --dataset ${data}_heldout --save
 done
 step "report" $basin report runs/demo-none runs/demo-sink --out runs/demo/report.html

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cstdlib>
 #include <exception>
 #include <limits>
@@ -29,7 +30,8 @@ namespace {
 void restart_with_short_spins(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
   setenv("GOMP_SPINCOUNT", "2000", 1);
-  execv("/proc/self/exe", argv);   // where that fails, the program goes on as it is
+  char program[PATH_MAX + 1] = {};   // not /proc/self/exe itself, so that the process keeps its name
+  if (readlink("/proc/self/exe", program, PATH_MAX) > 0) execv(program, argv);   // where that fails, the program goes on as it is
 }
 
 int run(int argc, char** argv) {

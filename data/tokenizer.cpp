@@ -38,6 +38,13 @@ std::string plain_text(const SentencePieceModel::Piece& piece) {
   return text;
 }
 
+size_t byte_pair(char a, char b) {
+  return static_cast<unsigned char>(a) * size_t{256} + static_cast<unsigned char>(b);
+}
+bool is_continuation(char byte) {
+  return (byte & 0xC0) == 0x80;
+}
+
 }  // namespace
 
 std::span<const int32_t> EncodeCache::find(std::string_view stretch) const {
@@ -78,27 +85,22 @@ Tokenizer Tokenizer::from_bytes(std::string model_bytes, const std::string& name
   tokenizer.model_bytes_ = std::move(model_bytes);
   tokenizer.bos_id_ = tokenizer.processor_->bos_id();
   tokenizer.eos_id_ = tokenizer.processor_->eos_id();
-  tokenizer.find_safe_cuts();
+  tokenizer.find_cuts();
   return tokenizer;
 }
 
-void Tokenizer::find_safe_cuts() {
+void Tokenizer::find_cuts() {
   // Without all byte pieces, neighbouring unknown characters become one <unk> together, so even a
   // cut that no piece spans would show.
   const auto bytes =
       std::count_if(model_.pieces.begin(), model_.pieces.end(), [](const auto& piece) {
         return piece.type == PieceType::kByte;
       });
-  cut_at_spaces_ = cut_at_newlines_ = model_.is_bpe && model_.is_identity() && bytes == 256;
+  separable_ = model_.is_bpe && model_.is_identity() && bytes == 256;
   for (const SentencePieceModel::Piece& piece : model_.pieces) {
-    if (piece.type == PieceType::kByte || piece.type == PieceType::kControl ||
-        piece.type == PieceType::kUnknown) {
-      continue;
-    }
     const std::string text = plain_text(piece);
     for (size_t i = 1; i < text.size(); ++i) {
-      cut_at_spaces_ = cut_at_spaces_ && !(text[i] == ' ' && text[i - 1] != ' ');
-      cut_at_newlines_ = cut_at_newlines_ && text[i] != '\n' && text[i - 1] != '\n';
+      spanned_.set(byte_pair(text[i - 1], text[i]));
     }
   }
 }
@@ -131,13 +133,11 @@ void Tokenizer::encode(std::string_view text, EncodeCache& cache, std::vector<in
     }
     ids.insert(ids.end(), found.begin(), found.end());
   };
+  // A literal U+2581 is a space to SentencePiece, which the pairs of bytes do not know.
+  const bool separable = separable_ && text.find(kSpaceMark) == std::string_view::npos;
   size_t begin = 0;
-  for (size_t i = 1; i < text.size() && cut_at_spaces_; ++i) {
-    const char before = text[i - 1], after = text[i];
-    // A literal U+2581 counts as a space, so a cut behind one could split a run of spaces.
-    const bool at_space = after == ' ' && before != ' ' &&
-                          !(before == kSpaceMark.back() && text.substr(0, i).ends_with(kSpaceMark));
-    if (at_space || (cut_at_newlines_ && (before == '\n' || after == '\n'))) {
+  for (size_t i = 1; i < text.size() && separable; ++i) {
+    if (!spanned_.test(byte_pair(text[i - 1], text[i])) && !is_continuation(text[i])) {
       encode_stretch(text.substr(begin, i - begin));
       begin = i;
     }

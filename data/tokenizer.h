@@ -2,6 +2,7 @@
 // reserved id (0..5), whatever the text spells.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -107,15 +108,16 @@ class Tokenizer {
 
  private:
   Tokenizer();
-  void find_safe_cuts();
+  void find_cuts();
   void encode_whole(std::string_view text, std::vector<int32_t>& ids) const;
 
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
   SentencePieceModel model_;
   std::string model_bytes_, hash_;
   int64_t bos_id_ = -1, eos_id_ = -1;
-  bool cut_at_spaces_ = false,
-       cut_at_newlines_ = false;  // where text may be cut without changing an id
+  bool separable_ = false;        // a text may be encoded in stretches ...
+  std::bitset<1 << 16> spanned_;  // ... cut between any two bytes (a, b), a * 256 + b, that no
+                                  // piece holds side by side
 };
 
 /// Replaces each invalid UTF-8 sequence by U+FFFD; returns how many there were.

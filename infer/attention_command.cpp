@@ -1,8 +1,7 @@
 // basin attention: does the model have attention sinks, and where.
+#include <ATen/ATen.h>
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
-
-#include <ATen/ATen.h>
 
 #include <filesystem>
 #include <memory>
@@ -25,8 +24,12 @@ struct Arguments {
 // One line per layer: alpha of each head, a star where it passes the threshold.
 std::string to_table(const SinkMetric& metric, bool has_sink_token) {
   const int64_t L = metric.alpha.size(0), H = metric.alpha.size(1);
-  std::string table = fmt::format("alpha: mean attention to {}, {} positions, {} sequences; * above {}\n\nlayer", has_sink_token ? "the sink token" : "the first token", kSinkPositions,
-                                  metric.sequences, kSinkEpsilon);
+  std::string table =
+      fmt::format("alpha: mean attention to {}, {} positions, {} sequences; * above {}\n\nlayer",
+                  has_sink_token ? "the sink token" : "the first token",
+                  kSinkPositions,
+                  metric.sequences,
+                  kSinkEpsilon);
   for (int64_t h = 0; h < H; ++h) table += fmt::format("  {:>7}", fmt::format("head {}", h));
   table += "\n";
   for (int64_t l = 0; l < L; ++l) {
@@ -37,8 +40,10 @@ std::string to_table(const SinkMetric& metric, bool has_sink_token) {
     }
     table += "\n";
   }
-  table += fmt::format("\n{:.1f} % of {} heads have their sink there", 100 * metric.sink_first, L * H);
-  if (has_sink_token) table += fmt::format("; {:.1f} % on the first token of the text", 100 * metric.sink_first_text);
+  table +=
+      fmt::format("\n{:.1f} % of {} heads have their sink there", 100 * metric.sink_first, L * H);
+  if (has_sink_token)
+    table += fmt::format("; {:.1f} % on the first token of the text", 100 * metric.sink_first_text);
   return table + ".\n";
 }
 
@@ -46,10 +51,16 @@ void run(const Arguments& arguments) {
   const LoadedModel model = arguments.model.open();
   const int64_t sinks = model.model->config().sink.tokens();
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
-  const SinkMetric metric = measure_sink(*model.model, spread_samples(documents, kSinkPositions - sinks, kSinkSequences));
-  if (metric.sequences < kSinkSequences) spdlog::warn("the text has only {} sequences of {} tokens; the metric is defined on {}", metric.sequences, kSinkPositions - sinks, kSinkSequences);
+  const SinkMetric metric =
+      measure_sink(*model.model, spread_samples(documents, kSinkPositions - sinks, kSinkSequences));
+  if (metric.sequences < kSinkSequences)
+    spdlog::warn("the text has only {} sequences of {} tokens; the metric is defined on {}",
+                 metric.sequences,
+                 kSinkPositions - sinks,
+                 kSinkSequences);
   if (arguments.save) {
-    const std::filesystem::path directory = eval_directory(arguments.model.path), path = directory / "attention.json";
+    const std::filesystem::path directory = eval_directory(arguments.model.path),
+                                path = directory / "attention.json";
     std::filesystem::create_directories(directory);
     write_file(path, to_json(metric).dump() + "\n");
     spdlog::info("saved {}", path.string());
@@ -61,11 +72,14 @@ void run(const Arguments& arguments) {
 
 void add_attention(CLI::App& app, int& status) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = app.add_subcommand("attention", "attention-sink metric and mean attention maps per layer and head");
+  CLI::App* verb = app.add_subcommand(
+      "attention", "attention-sink metric and mean attention maps per layer and head");
   arguments->model.add_to(*verb);
   add_source_options(*verb, arguments->source);
-  verb->add_flag("--json", arguments->json, "print one JSON document, maps included, instead of the table");
-  verb->add_flag("--save", arguments->save, "also write attention.json into the run's eval/ folder");
+  verb->add_flag(
+      "--json", arguments->json, "print one JSON document, maps included, instead of the table");
+  verb->add_flag(
+      "--save", arguments->save, "also write attention.json into the run's eval/ folder");
   verb->footer("Example: basin attention runs/demo-sink --dataset data/demo_heldout");
   verb->callback([arguments, &status] {
     run(*arguments);

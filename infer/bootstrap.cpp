@@ -20,7 +20,9 @@ double quantile(const std::vector<double>& sorted, double q) {
 
 }  // namespace
 
-std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks, uint64_t seed, int64_t resamples) {
+std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks,
+                                        uint64_t seed,
+                                        int64_t resamples) {
   if (resamples < 1) throw std::invalid_argument("a bootstrap needs at least one resample");
   const uint64_t n = blocks.size();
   if (n < 2) return std::nullopt;

@@ -1,5 +1,6 @@
-// Confidence interval of a mean whose terms are correlated within blocks: a percentile bootstrap over blocks (Kuensch 1989, with the
-// fixed blocks of Carlstein 1986), which resamples whole blocks and so keeps the correlation inside them.
+// Confidence interval of a mean whose terms are correlated within blocks: a percentile bootstrap
+// over blocks (Kuensch 1989, with the fixed blocks of Carlstein 1986), which resamples whole blocks
+// and so keeps the correlation inside them.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,11 @@ struct BlockSum {
   int64_t count = 0;
 };
 
-/// Two-sided 95 % interval of sum / count over all blocks, from `resamples` draws of as many blocks with replacement. Reproducible: the
-/// draws depend on `seed` alone. Nothing when there are fewer than two blocks.
-std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks, uint64_t seed = 1, int64_t resamples = 2000);
+/// Two-sided 95 % interval of sum / count over all blocks, from `resamples` draws of as many blocks
+/// with replacement. Reproducible: the draws depend on `seed` alone. Nothing when there are fewer
+/// than two blocks.
+std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks,
+                                        uint64_t seed = 1,
+                                        int64_t resamples = 2000);
 
 }  // namespace basin

@@ -13,7 +13,7 @@ namespace basin {
 struct ModelOptions {
   std::string path;
   std::string dtype = "float32";
-  int threads = 0;   // 0: LibTorch's default, all cores
+  int threads = 0;  // 0: LibTorch's default, all cores
 
   void add_to(CLI::App& verb);
   /// Sets the number of threads and opens the model.

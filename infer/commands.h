@@ -1,4 +1,5 @@
-// The verbs of this room. Each registers its subcommand; its callback does the work and sets `status`.
+// The verbs of this room. Each registers its subcommand; its callback does the work and sets
+// `status`.
 #pragma once
 
 namespace CLI {

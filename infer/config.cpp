@@ -9,30 +9,48 @@
 namespace basin {
 
 CacheShape split_cache(int64_t entries, int64_t sinks) {
-  if (entries < 1) throw std::invalid_argument(fmt::format("--cache {}: a cache needs at least one entry", entries));
-  if (sinks < 0) throw std::invalid_argument(fmt::format("--sinks {}: the number of kept initial tokens cannot be negative", sinks));
+  if (entries < 1)
+    throw std::invalid_argument(
+        fmt::format("--cache {}: a cache needs at least one entry", entries));
+  if (sinks < 0)
+    throw std::invalid_argument(
+        fmt::format("--sinks {}: the number of kept initial tokens cannot be negative", sinks));
   if (sinks >= entries)
-    throw std::invalid_argument(fmt::format("--sinks {} leaves no room for recent tokens in a cache of {} entries: take fewer sinks or --cache {} or more", sinks, entries, sinks + 1));
+    throw std::invalid_argument(
+        fmt::format("--sinks {} leaves no room for recent tokens in a cache of {} entries: take "
+                    "fewer sinks or --cache {} or more",
+                    sinks,
+                    entries,
+                    sinks + 1));
   return {sinks, entries - sinks};
 }
 
 Mode parse_mode(std::string_view name) {
   const auto& names = kEnumNames<Mode>;
   const auto found = std::find(std::begin(names), std::end(names), name);
-  if (found == std::end(names)) throw std::invalid_argument(fmt::format("--mode {}: expected dense, window, recompute or stream", name));
+  if (found == std::end(names))
+    throw std::invalid_argument(
+        fmt::format("--mode {}: expected dense, window, recompute or stream", name));
   return static_cast<Mode>(found - std::begin(names));
 }
 
 void EvaluateConfig::validate(int64_t model_sinks) const {
-  if (modes.empty()) throw std::invalid_argument("--mode is empty: give at least one of dense, window, recompute, stream");
-  const auto wants = [&](Mode mode) { return std::find(modes.begin(), modes.end(), mode) != modes.end(); };
+  if (modes.empty())
+    throw std::invalid_argument(
+        "--mode is empty: give at least one of dense, window, recompute, stream");
+  const auto wants = [&](Mode mode) {
+    return std::find(modes.begin(), modes.end(), mode) != modes.end();
+  };
   if (limit < 0) throw std::invalid_argument(fmt::format("--limit {} cannot be negative", limit));
   if (wants(Mode::kStream) || wants(Mode::kWindow)) split_cache(cache, 0);
   if (wants(Mode::kStream)) {
-    if (sinks.empty()) throw std::invalid_argument("--sinks is empty: mode stream needs at least one number of kept initial tokens");
+    if (sinks.empty())
+      throw std::invalid_argument(
+          "--sinks is empty: mode stream needs at least one number of kept initial tokens");
     for (const int64_t s : sinks) split_cache(cache, s);
     for (auto s = sinks.begin(); s != sinks.end(); ++s)
-      if (std::find(sinks.begin(), s, *s) != s) throw std::invalid_argument(fmt::format("--sinks names {} twice", *s));
+      if (std::find(sinks.begin(), s, *s) != s)
+        throw std::invalid_argument(fmt::format("--sinks names {} twice", *s));
   }
   if (wants(Mode::kRecompute)) split_cache(cache, model_sinks);
 }

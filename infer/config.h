@@ -1,4 +1,5 @@
-// What the verbs of this room can be told: the shape of a streaming cache and the ways of scoring a document (design: "Streaming, exactly").
+// What the verbs of this room can be told: the shape of a streaming cache and the ways of scoring a
+// document (design: "Streaming, exactly").
 #pragma once
 
 #include <cstdint>
@@ -9,10 +10,11 @@
 
 namespace basin {
 
-/// A cache of C = S + R entries: the first S tokens of the stream (a sink model's own sink tokens come first and count) and the R most recent.
+/// A cache of C = S + R entries: the first S tokens of the stream (a sink model's own sink tokens
+/// come first and count) and the R most recent.
 struct CacheShape {
-  int64_t sinks = 0;    // S
-  int64_t recent = 1;   // R
+  int64_t sinks = 0;   // S
+  int64_t recent = 1;  // R
 
   int64_t entries() const { return sinks + recent; }
 };
@@ -31,12 +33,15 @@ Mode parse_mode(std::string_view name);
 /// What to score, and with which caches.
 struct EvaluateConfig {
   std::vector<Mode> modes = {Mode::kStream};
-  int64_t cache = 0;                         // C, entries; every row but `dense` uses it
-  std::vector<int64_t> sinks = {0, 1, 2, 4}; // S, one row of mode `stream` each
-  int64_t limit = 0;                         // `recompute` scores this many targets, spread evenly over all documents; 0: all
-  int64_t trained_tokens = 0;                // T, what the model was trained to see; 0: unknown. Only for warnings
+  int64_t cache = 0;                          // C, entries; every row but `dense` uses it
+  std::vector<int64_t> sinks = {0, 1, 2, 4};  // S, one row of mode `stream` each
+  int64_t limit =
+      0;  // `recompute` scores this many targets, spread evenly over all documents; 0: all
+  int64_t trained_tokens =
+      0;  // T, what the model was trained to see; 0: unknown. Only for warnings
 
-  /// Throws std::invalid_argument for what cannot be scored by a model with `model_sinks` sink tokens.
+  /// Throws std::invalid_argument for what cannot be scored by a model with `model_sinks` sink
+  /// tokens.
   void validate(int64_t model_sinks) const;
 };
 

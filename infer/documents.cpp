@@ -16,31 +16,55 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int64_t limited(int64_t tokens, int64_t max_tokens) { return max_tokens > 0 ? std::min(tokens, max_tokens) : tokens; }
+int64_t limited(int64_t tokens, int64_t max_tokens) {
+  return max_tokens > 0 ? std::min(tokens, max_tokens) : tokens;
+}
 
 std::vector<TokenDocument> read_texts(const DocumentSource& source, const LoadedModel& model) {
   const Tokenizer& tokenizer = model.require_tokenizer();
   std::vector<TokenDocument> documents;
-  for_each_document(source.text, source.text_key, [&](const std::string& name, const std::string& text) {
-    check_interrupt();
-    const std::vector<int32_t> ids = tokenizer.encode(text);
-    const int64_t n = limited(static_cast<int64_t>(ids.size()), source.max_tokens);
-    documents.push_back({name, at::tensor(at::ArrayRef<int32_t>(ids.data(), static_cast<size_t>(n)), at::kLong)});
-  });
+  for_each_document(
+      source.text, source.text_key, [&](const std::string& name, const std::string& text) {
+        check_interrupt();
+        const std::vector<int32_t> ids = tokenizer.encode(text);
+        const int64_t n = limited(static_cast<int64_t>(ids.size()), source.max_tokens);
+        documents.push_back(
+            {name,
+             at::tensor(at::ArrayRef<int32_t>(ids.data(), static_cast<size_t>(n)), at::kLong)});
+      });
   return documents;
 }
 
-void check_vocabulary(const DocumentSource& source, const IndexedDataset& dataset, const LoadedModel& model) {
+void check_vocabulary(const DocumentSource& source,
+                      const IndexedDataset& dataset,
+                      const LoadedModel& model) {
   const auto info = find_dataset_info(source.dataset);
   if (info && model.tokenizer && info->tokenizer_hash != model.tokenizer->hash())
-    throw std::invalid_argument(fmt::format("{} was made with another tokenizer ({}) than {} reads ({}): prepare the text again with --tokenizer {}", source.dataset, info->tokenizer_hash,
-                                            model.directory.string(), model.tokenizer->hash(), (model.directory / "tokenizer.model").string()));
+    throw std::invalid_argument(
+        fmt::format("{} was made with another tokenizer ({}) than {} reads ({}): prepare the text "
+                    "again with --tokenizer {}",
+                    source.dataset,
+                    info->tokenizer_hash,
+                    model.directory.string(),
+                    model.tokenizer->hash(),
+                    (model.directory / "tokenizer.model").string()));
   const int64_t largest = dataset.max_token(), rows = model.model->config().vocab_size;
   if (largest >= rows)
-    throw std::invalid_argument(fmt::format("{} holds token id {}, but the model of {} has only {} embedding rows: they do not belong together", source.dataset, largest, model.directory.string(), rows));
+    throw std::invalid_argument(
+        fmt::format("{} holds token id {}, but the model of {} has only {} embedding rows: they do "
+                    "not belong together",
+                    source.dataset,
+                    largest,
+                    model.directory.string(),
+                    rows));
   const std::vector<int64_t> sinks = model.model->config().sink.ids();
   if (const auto id = dataset.find_any(sinks))
-    throw std::invalid_argument(fmt::format("{} holds token id {}, which is a sink token of {}: sinks are put in front by the model and must not occur in the data", source.dataset, *id, model.directory.string()));
+    throw std::invalid_argument(
+        fmt::format("{} holds token id {}, which is a sink token of {}: sinks are put in front by "
+                    "the model and must not occur in the data",
+                    source.dataset,
+                    *id,
+                    model.directory.string()));
 }
 
 std::vector<TokenDocument> read_dataset(const DocumentSource& source, const LoadedModel& model) {
@@ -60,7 +84,8 @@ std::vector<TokenDocument> read_dataset(const DocumentSource& source, const Load
 
 std::string DocumentSource::describe() const {
   if (!dataset.empty()) return dataset;
-  return text.size() == 1 ? text.front() : fmt::format("{} and {} more", text.front(), text.size() - 1);
+  return text.size() == 1 ? text.front()
+                          : fmt::format("{} and {} more", text.front(), text.size() - 1);
 }
 
 std::string DocumentSource::stem() const {
@@ -70,11 +95,19 @@ std::string DocumentSource::stem() const {
 }
 
 std::vector<TokenDocument> read_documents(const DocumentSource& source, const LoadedModel& model) {
-  if (source.text.empty() == source.dataset.empty()) throw std::invalid_argument("give either --text PATH... or --dataset PREFIX");
-  if (source.max_tokens < 0) throw std::invalid_argument(fmt::format("--max-tokens {} cannot be negative", source.max_tokens));
-  std::vector<TokenDocument> documents = source.dataset.empty() ? read_texts(source, model) : read_dataset(source, model);
-  const bool scorable = std::any_of(documents.begin(), documents.end(), [](const TokenDocument& d) { return d.tokens.numel() > 1; });
-  if (!scorable) throw std::runtime_error(fmt::format("{}: no document has two tokens, so there is nothing to score", source.describe()));
+  if (source.text.empty() == source.dataset.empty())
+    throw std::invalid_argument("give either --text PATH... or --dataset PREFIX");
+  if (source.max_tokens < 0)
+    throw std::invalid_argument(
+        fmt::format("--max-tokens {} cannot be negative", source.max_tokens));
+  std::vector<TokenDocument> documents =
+      source.dataset.empty() ? read_texts(source, model) : read_dataset(source, model);
+  const bool scorable = std::any_of(documents.begin(), documents.end(), [](const TokenDocument& d) {
+    return d.tokens.numel() > 1;
+  });
+  if (!scorable)
+    throw std::runtime_error(fmt::format(
+        "{}: no document has two tokens, so there is nothing to score", source.describe()));
   return documents;
 }
 

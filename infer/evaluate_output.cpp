@@ -27,7 +27,9 @@ Json row_to_json(const EvaluationRow& row) {
   json["perplexity"] = row.perplexity();
   json["bits_per_byte"] = or_null(row.bits_per_byte);
   json["nll_delta"] = or_null(row.nll_delta);
-  json["nll_delta_ci95"] = row.nll_delta_ci95 ? Json::array({row.nll_delta_ci95->low, row.nll_delta_ci95->high}) : Json(nullptr);
+  json["nll_delta_ci95"] = row.nll_delta_ci95
+                               ? Json::array({row.nll_delta_ci95->low, row.nll_delta_ci95->high})
+                               : Json(nullptr);
   json["tokens_per_second"] = row.tokens_per_second;
   return json;
 }
@@ -38,11 +40,26 @@ std::string describe_sink(const SinkConfig& sink) {
 }
 
 std::string table_row(const EvaluationRow& row) {
-  const auto text = [](const auto& value, const char* format) { return value ? fmt::format(fmt::runtime(format), *value) : std::string("-"); };
-  const std::string interval = row.nll_delta_ci95 ? fmt::format("{:+.4f} {:+.4f}", row.nll_delta_ci95->low, row.nll_delta_ci95->high) : "-";
+  const auto text = [](const auto& value, const char* format) {
+    return value ? fmt::format(fmt::runtime(format), *value) : std::string("-");
+  };
+  const std::string interval =
+      row.nll_delta_ci95
+          ? fmt::format("{:+.4f} {:+.4f}", row.nll_delta_ci95->low, row.nll_delta_ci95->high)
+          : "-";
   const std::string kept = row.mode == Mode::kDense ? "all" : fmt::format("{}", row.sinks);
-  return fmt::format("{:<9}  {:>4}  {:>6}  {:>9}  {:>8.4f}  {:>10.4g}  {:>9}  {:>9}  {:>15}  {:>9.0f}\n", enum_name(row.mode), kept, text(row.recent, "{}"), row.tokens, row.nll, row.perplexity(),
-                     text(row.bits_per_byte, "{:.4f}"), text(row.nll_delta, "{:+.4f}"), interval, row.tokens_per_second);
+  return fmt::format(
+      "{:<9}  {:>4}  {:>6}  {:>9}  {:>8.4f}  {:>10.4g}  {:>9}  {:>9}  {:>15}  {:>9.0f}\n",
+      enum_name(row.mode),
+      kept,
+      text(row.recent, "{}"),
+      row.tokens,
+      row.nll,
+      row.perplexity(),
+      text(row.bits_per_byte, "{:.4f}"),
+      text(row.nll_delta, "{:+.4f}"),
+      interval,
+      row.tokens_per_second);
 }
 
 }  // namespace
@@ -71,22 +88,44 @@ Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
 std::string to_table(const EvaluationHeader& header, const Evaluation& evaluation) {
   int64_t scored = 0;
   for (const DocumentSummary& d : evaluation.documents) scored += d.scored;
-  std::string table = fmt::format("{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score; delta is nll minus that of stream with 4 kept, paired per token\n\n", header.model,
-                                  describe_sink(header.sink), header.cache, header.dtype, header.source, evaluation.documents.size(), evaluation.documents.size() == 1 ? "" : "s", scored);
-  table += fmt::format("{:<9}  {:>4}  {:>6}  {:>9}  {:>8}  {:>10}  {:>9}  {:>9}  {:>15}  {:>9}\n", "mode", "kept", "recent", "tokens", "nll", "perplexity", "bits/byte", "delta", "95 % interval",
+  std::string table = fmt::format(
+      "{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score; delta is nll minus that of "
+      "stream with 4 kept, paired per token\n\n",
+      header.model,
+      describe_sink(header.sink),
+      header.cache,
+      header.dtype,
+      header.source,
+      evaluation.documents.size(),
+      evaluation.documents.size() == 1 ? "" : "s",
+      scored);
+  table += fmt::format("{:<9}  {:>4}  {:>6}  {:>9}  {:>8}  {:>10}  {:>9}  {:>9}  {:>15}  {:>9}\n",
+                       "mode",
+                       "kept",
+                       "recent",
+                       "tokens",
+                       "nll",
+                       "perplexity",
+                       "bits/byte",
+                       "delta",
+                       "95 % interval",
                        "tokens/s");
   for (const EvaluationRow& row : evaluation.rows) table += table_row(row);
-  if (const std::string sentence = first_token_sentence(evaluation.rows); !sentence.empty()) table += "\n" + sentence + "\n";
+  if (const std::string sentence = first_token_sentence(evaluation.rows); !sentence.empty())
+    table += "\n" + sentence + "\n";
   return table;
 }
 
 void write_per_token(const std::filesystem::path& path, const Evaluation& evaluation) {
   std::vector<float> values;
-  for (const EvaluationRow& row : evaluation.rows) values.insert(values.end(), row.token_nll.begin(), row.token_nll.end());
+  for (const EvaluationRow& row : evaluation.rows)
+    values.insert(values.end(), row.token_nll.begin(), row.token_nll.end());
   write_npy(path, values, static_cast<int64_t>(evaluation.rows.size()));
 }
 
-std::filesystem::path save_evaluation(const std::filesystem::path& directory, const EvaluationHeader& header, const Evaluation& evaluation) {
+std::filesystem::path save_evaluation(const std::filesystem::path& directory,
+                                      const EvaluationHeader& header,
+                                      const Evaluation& evaluation) {
   std::filesystem::create_directories(directory);
   const std::string stem = fmt::format("evaluate-{}-C{}", header.stem, header.cache);
   write_per_token(directory / (stem + ".npy"), evaluation);

@@ -11,15 +11,17 @@ namespace basin {
 
 /// What an evaluation was made with.
 struct EvaluationHeader {
-  std::string model;                 // the directory
+  std::string model;  // the directory
   SinkConfig sink;
-  int64_t cache = 0;                 // C
-  std::string dtype, source, stem;   // stem: names the files
+  int64_t cache = 0;                // C
+  std::string dtype, source, stem;  // stem: names the files
 };
 
 /// {model, sink: {kind, count}, cache, dtype, source, documents: [{name?, tokens, scored, bytes}],
-///  rows: [{mode, sinks, recent, tokens, nll, perplexity, bits_per_byte, nll_delta, nll_delta_ci95: [low, high], tokens_per_second}]}.
-/// What is not there is null: recent of dense, bits and bytes without a tokenizer, differences without a four-sink row, intervals below two blocks.
+///  rows: [{mode, sinks, recent, tokens, nll, perplexity, bits_per_byte, nll_delta, nll_delta_ci95:
+///  [low, high], tokens_per_second}]}.
+/// What is not there is null: recent of dense, bits and bytes without a tokenizer, differences
+/// without a four-sink row, intervals below two blocks.
 nlohmann::ordered_json to_json(const EvaluationHeader& header, const Evaluation& evaluation);
 
 /// Fixed columns, then the sentence of first_token_sentence. Ends with a newline.
@@ -28,7 +30,10 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
 /// float32 (rows, scorable tokens in order), NaN where a row did not score.
 void write_per_token(const std::filesystem::path& path, const Evaluation& evaluation);
 
-/// DIRECTORY/evaluate-<stem>-C<cache>.json and .npy (the per-token numbers of its rows); returns the JSON's path.
-std::filesystem::path save_evaluation(const std::filesystem::path& directory, const EvaluationHeader& header, const Evaluation& evaluation);
+/// DIRECTORY/evaluate-<stem>-C<cache>.json and .npy (the per-token numbers of its rows); returns
+/// the JSON's path.
+std::filesystem::path save_evaluation(const std::filesystem::path& directory,
+                                      const EvaluationHeader& header,
+                                      const Evaluation& evaluation);
 
 }  // namespace basin

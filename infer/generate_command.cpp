@@ -29,15 +29,20 @@ struct Arguments {
 };
 
 std::string read_prompt(const Arguments& arguments) {
-  std::string prompt = arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
-  if (const int64_t invalid = sanitize_utf8(prompt); invalid > 0) spdlog::warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
+  std::string prompt =
+      arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
+  if (const int64_t invalid = sanitize_utf8(prompt); invalid > 0)
+    spdlog::warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
   return prompt;
 }
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 void put(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) throw std::runtime_error("writing the text to standard output failed");
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+    throw std::runtime_error("writing the text to standard output failed");
 }
 
 void run(const Arguments& arguments) {
@@ -45,18 +50,29 @@ void run(const Arguments& arguments) {
   const LoadedModel model = arguments.model.open();
   const Tokenizer& tokenizer = model.require_tokenizer();
   const int64_t entries = arguments.cache < 0 ? model.default_cache() : arguments.cache;
-  // By default a sink model keeps its own sink tokens, any other model its first four tokens (or fewer, when the cache is that small).
-  const int64_t own = model.model->config().sink.tokens(), usual = own > 0 ? own : std::min<int64_t>(4, entries - 1);
+  // By default a sink model keeps its own sink tokens, any other model its first four tokens (or
+  // fewer, when the cache is that small).
+  const int64_t own = model.model->config().sink.tokens(),
+                usual = own > 0 ? own : std::min<int64_t>(4, entries - 1);
   const CacheShape shape = split_cache(entries, arguments.sinks < 0 ? usual : arguments.sinks);
   if (model.trained_tokens > 0 && entries > model.trained_tokens - 1)
-    spdlog::warn("a cache of {} entries reaches further back than the {} tokens that the model was trained to see", entries, model.trained_tokens);
+    spdlog::warn(
+        "a cache of {} entries reaches further back than the {} tokens that the model was trained "
+        "to see",
+        entries,
+        model.trained_tokens);
 
   const std::string prompt = read_prompt(arguments);
   const std::vector<int32_t> ids = tokenizer.encode(prompt);
   Generator generator(*model.model, shape, arguments.sampler);
   const auto fed = Clock::now();
   generator.feed(ids);
-  spdlog::info("prompt: {} tokens in {:.2f} s; cache {} + {} entries, {:.1f} MB", ids.size(), seconds_since(fed), shape.sinks, shape.recent, static_cast<double>(generator.cache().bytes()) / 1e6);
+  spdlog::info("prompt: {} tokens in {:.2f} s; cache {} + {} entries, {:.1f} MB",
+               ids.size(),
+               seconds_since(fed),
+               shape.sinks,
+               shape.recent,
+               static_cast<double>(generator.cache().bytes()) / 1e6);
 
   Utf8Stream characters;
   const auto started = Clock::now();
@@ -65,31 +81,59 @@ void run(const Arguments& arguments) {
     check_interrupt();
     const auto id = static_cast<int32_t>(generator.next());
     ++made;
-    if (!arguments.ignore_eos && std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end()) break;
+    if (!arguments.ignore_eos &&
+        std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end())
+      break;
     if (id < tokenizer.vocab_size()) put(characters.push(tokenizer.decode({&id, 1})));
   }
   put(characters.finish() + "\n");
-  spdlog::info("{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
+  spdlog::info(
+      "{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
 }
 
 }  // namespace
 
 void add_generate(CLI::App& app, int& status) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = app.add_subcommand("generate", "continues a prompt, for ever if wanted, with a cache of constant size");
+  CLI::App* verb = app.add_subcommand(
+      "generate", "continues a prompt, for ever if wanted, with a cache of constant size");
   arguments->model.add_to(*verb);
-  CLI::Option* prompt = verb->add_option("--prompt", arguments->prompt, "text to continue; longer than the cache is fine");
-  verb->add_option("--prompt-file", arguments->prompt_file, "the same, from a file")->excludes(prompt);
-  verb->add_option("--max-tokens", arguments->max_tokens, "tokens to generate; 0: until the end-of-text token or Ctrl-C")->capture_default_str()->check(CLI::NonNegativeNumber);
-  verb->add_option("--temperature", arguments->sampler.temperature, "divides the logits; 0: always the likeliest token")->capture_default_str();
-  verb->add_option("--top-k", arguments->sampler.top_k, "only the k likeliest tokens; 0: all")->capture_default_str();
-  verb->add_option("--top-p", arguments->sampler.top_p, "only the likeliest tokens that together have this probability")->capture_default_str();
-  verb->add_option("--min-p", arguments->sampler.min_p, "only tokens with this share of the likeliest one's probability")->capture_default_str();
-  verb->add_option("--seed", arguments->sampler.seed, "the same seed gives the same text")->capture_default_str();
-  verb->add_option("--cache", arguments->cache, "entries of the cache, kept initial tokens included; default: what the model was trained on, minus 1");
-  verb->add_option("--sinks", arguments->sinks, "initial tokens kept; default: the model's own sink tokens, else 4");
+  CLI::Option* prompt = verb->add_option(
+      "--prompt", arguments->prompt, "text to continue; longer than the cache is fine");
+  verb->add_option("--prompt-file", arguments->prompt_file, "the same, from a file")
+      ->excludes(prompt);
+  verb->add_option("--max-tokens",
+                   arguments->max_tokens,
+                   "tokens to generate; 0: until the end-of-text token or Ctrl-C")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--temperature",
+                   arguments->sampler.temperature,
+                   "divides the logits; 0: always the likeliest token")
+      ->capture_default_str();
+  verb->add_option("--top-k", arguments->sampler.top_k, "only the k likeliest tokens; 0: all")
+      ->capture_default_str();
+  verb->add_option("--top-p",
+                   arguments->sampler.top_p,
+                   "only the likeliest tokens that together have this probability")
+      ->capture_default_str();
+  verb->add_option("--min-p",
+                   arguments->sampler.min_p,
+                   "only tokens with this share of the likeliest one's probability")
+      ->capture_default_str();
+  verb->add_option("--seed", arguments->sampler.seed, "the same seed gives the same text")
+      ->capture_default_str();
+  verb->add_option("--cache",
+                   arguments->cache,
+                   "entries of the cache, kept initial tokens included; default: what the model "
+                   "was trained on, minus 1");
+  verb->add_option("--sinks",
+                   arguments->sinks,
+                   "initial tokens kept; default: the model's own sink tokens, else 4");
   verb->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end-of-text token");
-  verb->footer("Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 --temperature 0.8");
+  verb->footer(
+      "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "
+      "--temperature 0.8");
   verb->callback([arguments, &status] {
     run(*arguments);
     status = 0;

@@ -13,12 +13,16 @@
 namespace basin {
 namespace {
 
-constexpr int64_t kChunk = 1024;   // positions of a prompt that pass the layers at once
+constexpr int64_t kChunk = 1024;  // positions of a prompt that pass the layers at once
 
 }  // namespace
 
-Generator::Generator(const Transformer& model, const CacheShape& shape, const SamplerConfig& sampler) : model_(model), cache_(model, shape), sampler_(sampler) {
-  const at::Tensor sinks = model.with_sinks(at::empty({1, 0}, at::TensorOptions(at::kLong).device(model.device())));
+Generator::Generator(const Transformer& model,
+                     const CacheShape& shape,
+                     const SamplerConfig& sampler)
+    : model_(model), cache_(model, shape), sampler_(sampler) {
+  const at::Tensor sinks =
+      model.with_sinks(at::empty({1, 0}, at::TensorOptions(at::kLong).device(model.device())));
   if (sinks.size(1) > 0) advance(sinks);
 }
 
@@ -33,7 +37,11 @@ void Generator::feed(std::span<const int32_t> tokens) {
   std::vector<int64_t> ids;
   if (pending_ >= 0) ids.push_back(pending_);
   for (const int32_t id : tokens) {
-    if (id < 0 || id >= model_.config().vocab_size) throw std::invalid_argument(fmt::format("token id {} lies outside of the model's vocabulary of {}", id, model_.config().vocab_size));
+    if (id < 0 || id >= model_.config().vocab_size)
+      throw std::invalid_argument(
+          fmt::format("token id {} lies outside of the model's vocabulary of {}",
+                      id,
+                      model_.config().vocab_size));
     ids.push_back(id);
   }
   pending_ = -1;
@@ -45,8 +53,11 @@ void Generator::feed(std::span<const int32_t> tokens) {
 }
 
 int64_t Generator::next() {
-  if (pending_ >= 0) advance(at::full({1, 1}, pending_, at::TensorOptions(at::kLong).device(model_.device())));
-  if (!logits_.defined()) throw std::invalid_argument("an empty prompt can only be continued by a model with a sink token: give a prompt");
+  if (pending_ >= 0)
+    advance(at::full({1, 1}, pending_, at::TensorOptions(at::kLong).device(model_.device())));
+  if (!logits_.defined())
+    throw std::invalid_argument(
+        "an empty prompt can only be continued by a model with a sink token: give a prompt");
   pending_ = sampler_.sample(logits_[0]);
   return pending_;
 }

@@ -1,4 +1,5 @@
-// Endless text from a model with a cache of constant size: feed a prompt of any length, then call `next` for as long as you like.
+// Endless text from a model with a cache of constant size: feed a prompt of any length, then call
+// `next` for as long as you like.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,11 +17,13 @@ class Generator {
   /// `model` must outlive the generator. A sink model's sink tokens are fed here, first.
   Generator(const Transformer& model, const CacheShape& shape, const SamplerConfig& sampler);
 
-  /// Appends tokens to the stream. Longer than the cache is fine: they stream through it in parallel chunks, with the same result as one by
-  /// one. Throws std::invalid_argument for an id outside of the vocabulary.
+  /// Appends tokens to the stream. Longer than the cache is fine: they stream through it in
+  /// parallel chunks, with the same result as one by one. Throws std::invalid_argument for an id
+  /// outside of the vocabulary.
   void feed(std::span<const int32_t> tokens);
 
-  /// Draws the next token and appends it to the stream. Throws std::invalid_argument when nothing was fed and the model has no sink token.
+  /// Draws the next token and appends it to the stream. Throws std::invalid_argument when nothing
+  /// was fed and the model has no sink token.
   int64_t next();
 
   const KvCache& cache() const { return cache_; }
@@ -31,8 +34,8 @@ class Generator {
   const Transformer& model_;
   KvCache cache_;
   Sampler sampler_;
-  int64_t pending_ = -1;   // drawn, but not yet through the layers
-  at::Tensor logits_;      // (1, V) behind the last token
+  int64_t pending_ = -1;  // drawn, but not yet through the layers
+  at::Tensor logits_;     // (1, V) behind the last token
 };
 
 }  // namespace basin

@@ -13,21 +13,27 @@
 namespace basin {
 namespace {
 
-// Queries of a chunk are taken in blocks of this many against their band only: wide enough for good matrix products, narrow enough that
-// few of the R + kBlock keys of a band are masked.
+// Queries of a chunk are taken in blocks of this many against their band only: wide enough for good
+// matrix products, narrow enough that few of the R + kBlock keys of a band are masked.
 constexpr int64_t kBlock = 128;
 
 // (heads, K) or (T, heads, K) and so on: the query's heads grouped by the key head that they read.
 at::Tensor grouped(const at::Tensor& q_THK, int64_t groups) {
   const int64_t T = q_THK.size(0), H = q_THK.size(1), K = q_THK.size(2);
-  return q_THK.view({T, groups, H / groups, K}).permute({1, 2, 0, 3});   // (G, H / G, T, K)
+  return q_THK.view({T, groups, H / groups, K}).permute({1, 2, 0, 3});  // (G, H / G, T, K)
 }
 
 }  // namespace
 
-KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t origin) : model_(model), shape_(shape), origin_(origin), ring_size_(shape.recent + 1) {
-  TORCH_CHECK(shape.sinks >= 0 && shape.recent >= 1, "a cache needs sinks >= 0 and recent >= 1, got ", shape.sinks, " + ", shape.recent);
-  const c10::InferenceMode ordinary(false);   // buffers that may be written in and outside of inference mode
+KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t origin)
+    : model_(model), shape_(shape), origin_(origin), ring_size_(shape.recent + 1) {
+  TORCH_CHECK(shape.sinks >= 0 && shape.recent >= 1,
+              "a cache needs sinks >= 0 and recent >= 1, got ",
+              shape.sinks,
+              " + ",
+              shape.recent);
+  const c10::InferenceMode ordinary(
+      false);  // buffers that may be written in and outside of inference mode
   const ops::HeadShape heads = model.head_shape();
   const int64_t slots = shape.sinks + ring_size_, G = heads.kv_heads;
   const SinkKind kind = model.config().sink.kind;
@@ -37,26 +43,34 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
   keys_ = at::zeros({model.config().num_hidden_layers, G, slots, heads.head_size}, options);
   values_ = at::zeros_like(keys_);
   scores_ = at::empty({G, heads.heads / G, extra_ + slots}, options.dtype(compute_));
-  if (model.dtype() != compute_) wide_ = at::empty({2, G, slots, heads.head_size}, options.dtype(compute_));
+  if (model.dtype() != compute_)
+    wide_ = at::empty({2, G, slots, heads.head_size}, options.dtype(compute_));
 }
 
-int64_t KvCache::bytes() const { return static_cast<int64_t>(keys_.nbytes() + values_.nbytes()); }
+int64_t KvCache::bytes() const {
+  return static_cast<int64_t>(keys_.nbytes() + values_.nbytes());
+}
 
 std::vector<int64_t> KvCache::contents() const {
   std::vector<int64_t> held;
   for (int64_t p = 0; p < std::min(shape_.sinks, position_); ++p) held.push_back(p);
-  for (int64_t p = std::max(shape_.sinks, position_ - shape_.recent); p < position_; ++p) held.push_back(p);
+  for (int64_t p = std::max(shape_.sinks, position_ - shape_.recent); p < position_; ++p)
+    held.push_back(p);
   return held;
 }
 
-int64_t KvCache::ring_slot(int64_t position) const { return (position - shape_.sinks) % ring_size_; }
+int64_t KvCache::ring_slot(int64_t position) const {
+  return (position - shape_.sinks) % ring_size_;
+}
 
 LayerAttention KvCache::attention() {
   return [this](int64_t layer, const at::Tensor& qkv) { return attend(layer, qkv); };
 }
 
 at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
-  TORCH_CHECK(qkv.dim() == 3 && qkv.size(0) == 1 && qkv.size(1) >= 1, "a cache streams one sequence: expected qkv (1, T, (H + 2G) K), got ", qkv.sizes());
+  TORCH_CHECK(qkv.dim() == 3 && qkv.size(0) == 1 && qkv.size(1) >= 1,
+              "a cache streams one sequence: expected qkv (1, T, (H + 2G) K), got ",
+              qkv.sizes());
   const at::NoGradGuard no_grad;
   const Plan& p = plan(qkv.size(1));
   const Rotated x = rotate(p, qkv);
@@ -71,19 +85,26 @@ const KvCache::Plan& KvCache::plan(int64_t tokens) {
   next.tokens = tokens;
   next.visible_sinks = std::min(shape_.sinks, position_ + tokens);
   next.band_begin = std::max(shape_.sinks, position_ - shape_.recent);
-  const at::Tensor t = at::arange(position_, position_ + tokens, at::TensorOptions(at::kLong).device(model_.device()));
+  const at::Tensor t = at::arange(
+      position_, position_ + tokens, at::TensorOptions(at::kLong).device(model_.device()));
   next.rotations = shape_.sinks > 0 ? 2 : 1;
-  next.rotary = rotary_table(model_.config(), next.rotations == 2 ? at::cat({t + origin_, t.clamp_max(shape_.entries())}) : t + origin_);
-  if (next.rotary.cos.defined()) next.rotary = {next.rotary.cos.view({next.rotations, tokens, -1}), next.rotary.sin.view({next.rotations, tokens, -1})};
+  next.rotary = rotary_table(
+      model_.config(),
+      next.rotations == 2 ? at::cat({t + origin_, t.clamp_max(shape_.entries())}) : t + origin_);
+  if (next.rotary.cos.defined())
+    next.rotary = {next.rotary.cos.view({next.rotations, tokens, -1}),
+                   next.rotary.sin.view({next.rotations, tokens, -1})};
   if (tokens > 1) plan_blocks(next);
   plan_ = std::move(next);
   return plan_;
 }
 
-// A mask depends on where a block lies relative to its band, to the sinks and to the start of the stream: the same for all blocks once the
-// cache is full, so that it is made once.
+// A mask depends on where a block lies relative to its band, to the sinks and to the start of the
+// stream: the same for all blocks once the cache is full, so that it is made once.
 void KvCache::plan_blocks(Plan& p) {
-  const auto is_full = [&](const Block& b) { return b.begin + p.position >= shape_.sinks + shape_.recent && b.end - b.begin == kBlock; };
+  const auto is_full = [&](const Block& b) {
+    return b.begin + p.position >= shape_.sinks + shape_.recent && b.end - b.begin == kBlock;
+  };
   for (int64_t begin = 0; begin < p.tokens; begin += kBlock) {
     Block b{begin, std::min(begin + kBlock, p.tokens), 0, 0, {}};
     const int64_t from = std::max(p.band_begin, p.position + begin - shape_.recent);
@@ -100,9 +121,11 @@ at::Tensor KvCache::block_mask(const Plan& p, const Block& b) const {
   const at::Tensor t = at::arange(p.position + b.begin, p.position + b.end, options).unsqueeze(1);
   const at::Tensor sink = at::arange(p.visible_sinks, options).unsqueeze(0);
   const at::Tensor recent = at::arange(b.keys, options).add(p.band_begin + b.first).unsqueeze(0);
-  const at::Tensor seen = at::cat({sink <= t, (recent <= t).logical_and(recent >= t - shape_.recent)}, 1);
+  const at::Tensor seen =
+      at::cat({sink <= t, (recent <= t).logical_and(recent >= t - shape_.recent)}, 1);
   at::Tensor mask = at::zeros({b.end - b.begin, extra_ + seen.size(1)}, options.dtype(compute_));
-  mask.narrow(1, extra_, seen.size(1)).masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
+  mask.narrow(1, extra_, seen.size(1))
+      .masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
   return mask;
 }
 
@@ -111,7 +134,8 @@ KvCache::Rotated KvCache::rotate(const Plan& p, const at::Tensor& qkv) const {
   const int64_t H = heads.heads, G = heads.kv_heads, K = heads.head_size, T = p.tokens;
   const at::Tensor x_THK = qkv.view({T, H + 2 * G, K});
   // Both rotations in one go: row 0 for the ring, row 1 for the sinks.
-  const at::Tensor qk = x_THK.narrow(1, 0, H + G).to(compute_).unsqueeze(0).expand({p.rotations, T, H + G, K});
+  const at::Tensor qk =
+      x_THK.narrow(1, 0, H + G).to(compute_).unsqueeze(0).expand({p.rotations, T, H + G, K});
   const at::Tensor rotated = apply_rotary(qk, p.rotary);
   const at::Tensor q = rotated.narrow(2, 0, H) * (1 / std::sqrt(static_cast<double>(K)));
   Rotated r;
@@ -120,7 +144,8 @@ KvCache::Rotated KvCache::rotate(const Plan& p, const at::Tensor& qkv) const {
   r.k = rotated[0].narrow(1, H, G);
   // A sink's key is rotated at its true position, 0..S-1, whatever the origin of the ring.
   if (const int64_t new_sinks = std::clamp<int64_t>(shape_.sinks - p.position, 0, T); new_sinks > 0)
-    r.k = at::cat({rotated[1].narrow(1, H, G).narrow(0, 0, new_sinks), r.k.narrow(0, new_sinks, T - new_sinks)});
+    r.k = at::cat({rotated[1].narrow(1, H, G).narrow(0, 0, new_sinks),
+                   r.k.narrow(0, new_sinks, T - new_sinks)});
   r.k = r.k.to(keys_.scalar_type());
   r.v = x_THK.narrow(1, H + G, G);
   return r;
@@ -132,7 +157,8 @@ at::Tensor KvCache::widened(int64_t which, const at::Tensor& slots, int64_t used
   return wide_.select(0, which).narrow(1, 0, used).copy_(slots.narrow(1, 0, used));
 }
 
-// O(S + R): the new key goes to its slot, then two products give the scores of sinks and ring side by side.
+// O(S + R): the new key goes to its slot, then two products give the scores of sinks and ring side
+// by side.
 at::Tensor KvCache::attend_one(int64_t layer, const Plan& p, const Rotated& x) {
   const int64_t S = shape_.sinks, E = extra_, t = p.position, G = keys_.size(1);
   const at::Tensor keys = keys_.select(0, layer), values = values_.select(0, layer);
@@ -151,18 +177,22 @@ at::Tensor KvCache::attend_one(int64_t layer, const Plan& p, const Rotated& x) {
   score(x.q_ring, p.visible_sinks, ring);
   if (E == 1) scores_.select(2, 0).copy_(model_.sink_logit(layer).view({G, -1}));
   const at::Tensor weights = at::softmax(scores_.narrow(2, 0, E + used), -1);
-  return at::bmm(weights.narrow(2, E, used), v);   // (G, H / G, K)
+  return at::bmm(weights.narrow(2, E, used), v);  // (G, H / G, K)
 }
 
-// Keys or values of the recent entries that the chunk can see, in the order of the text, then the chunk's own: (G, n, K).
-at::Tensor KvCache::band(const Plan& p, const at::Tensor& slots, const at::Tensor& chunk_TGK) const {
+// Keys or values of the recent entries that the chunk can see, in the order of the text, then the
+// chunk's own: (G, n, K).
+at::Tensor KvCache::band(const Plan& p,
+                         const at::Tensor& slots,
+                         const at::Tensor& chunk_TGK) const {
   std::vector<at::Tensor> parts;
   for (int64_t at = p.band_begin; at < p.position;) {
     const int64_t slot = ring_slot(at), n = std::min(p.position - at, ring_size_ - slot);
     parts.push_back(slots.narrow(1, shape_.sinks + slot, n));
     at += n;
   }
-  const int64_t skip = std::clamp<int64_t>(shape_.sinks - p.position, 0, p.tokens);   // they are sinks
+  const int64_t skip =
+      std::clamp<int64_t>(shape_.sinks - p.position, 0, p.tokens);  // they are sinks
   parts.push_back(chunk_TGK.narrow(0, skip, p.tokens - skip).transpose(0, 1));
   return at::cat(parts, 1).to(compute_);
 }
@@ -171,7 +201,9 @@ at::Tensor KvCache::band(const Plan& p, const at::Tensor& slots, const at::Tenso
 void KvCache::store(const Plan& p, at::Tensor slots, const at::Tensor& chunk_TGK) const {
   const at::Tensor chunk = chunk_TGK.transpose(0, 1);
   const int64_t end = p.position + p.tokens, sinks_end = std::min(shape_.sinks, end);
-  if (p.position < sinks_end) slots.narrow(1, p.position, sinks_end - p.position).copy_(chunk.narrow(1, 0, sinks_end - p.position));
+  if (p.position < sinks_end)
+    slots.narrow(1, p.position, sinks_end - p.position)
+        .copy_(chunk.narrow(1, 0, sinks_end - p.position));
   for (int64_t at = std::max({p.position, shape_.sinks, end - ring_size_}); at < end;) {
     const int64_t slot = ring_slot(at), n = std::min(end - at, ring_size_ - slot);
     slots.narrow(1, shape_.sinks + slot, n).copy_(chunk.narrow(1, at - p.position, n));
@@ -180,13 +212,16 @@ void KvCache::store(const Plan& p, at::Tensor slots, const at::Tensor& chunk_TGK
 }
 
 at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x) {
-  const int64_t S = p.visible_sinks, E = extra_, G = keys_.size(1), H = x.q_ring.size(1), K = x.q_ring.size(2);
+  const int64_t S = p.visible_sinks, E = extra_, G = keys_.size(1), H = x.q_ring.size(1),
+                K = x.q_ring.size(2);
   at::Tensor keys = keys_.select(0, layer), values = values_.select(0, layer);
   const at::Tensor k_band = band(p, keys, x.k), v_band = band(p, values, x.v);
   store(p, keys, x.k);
   store(p, values, x.v);
-  const at::Tensor k_sink = keys.narrow(1, 0, S).to(compute_), v_sink = values.narrow(1, 0, S).to(compute_);
-  const at::Tensor q_ring = grouped(x.q_ring, G), q_sink = S > 0 ? grouped(x.q_sink, G) : at::Tensor();
+  const at::Tensor k_sink = keys.narrow(1, 0, S).to(compute_),
+                   v_sink = values.narrow(1, 0, S).to(compute_);
+  const at::Tensor q_ring = grouped(x.q_ring, G),
+                   q_sink = S > 0 ? grouped(x.q_sink, G) : at::Tensor();
   at::Tensor out_THK = at::empty({p.tokens, H, K}, x.q_ring.options());
   for (const Block& b : p.blocks) {
     const int64_t T = b.end - b.begin, rows = H / G * T;
@@ -198,12 +233,17 @@ at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x)
     };
     if (S > 0) score(q_sink, k_sink, E);
     score(q_ring, k_band.narrow(1, b.first, b.keys), E + S);
-    if (E == 1) scores.view({G, H / G, T, -1}).select(3, 0).copy_(model_.sink_logit(layer).view({G, H / G, 1}).expand({G, H / G, T}));
+    if (E == 1)
+      scores.view({G, H / G, T, -1})
+          .select(3, 0)
+          .copy_(model_.sink_logit(layer).view({G, H / G, 1}).expand({G, H / G, T}));
     scores.view({H, T, -1}).add_(b.mask);
     const at::Tensor weights = at::softmax(scores, -1);
     at::Tensor out = at::bmm(weights.narrow(2, E + S, b.keys), v_band.narrow(1, b.first, b.keys));
     if (S > 0) out.baddbmm_(weights.narrow(2, E, S), v_sink);
-    out_THK.narrow(0, b.begin, T).view({T, G, H / G, K}).copy_(out.view({G, H / G, T, K}).permute({2, 0, 1, 3}));
+    out_THK.narrow(0, b.begin, T)
+        .view({T, G, H / G, K})
+        .copy_(out.view({G, H / G, T, K}).permute({2, 0, 1, 3}));
   }
   return out_THK;
 }

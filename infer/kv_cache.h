@@ -1,7 +1,8 @@
-// The streaming cache: S sink slots and a ring buffer of the R most recent keys and values per layer. One class, one semantics, for one
-// token and for a chunk of any length: a whole document streamed through `attend` in chunks is exact streaming in parallel.
-// The non-obvious rule: keys are rotated once, at their true position, and never moved; the query is rotated twice, at its true position t
-// for the ring and at min(t, S + R) for the sinks (design: "Streaming, exactly").
+// The streaming cache: S sink slots and a ring buffer of the R most recent keys and values per
+// layer. One class, one semantics, for one token and for a chunk of any length: a whole document
+// streamed through `attend` in chunks is exact streaming in parallel. The non-obvious rule: keys
+// are rotated once, at their true position, and never moved; the query is rotated twice, at its
+// true position t for the ring and at min(t, S + R) for the sinks (design: "Streaming, exactly").
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,15 +15,18 @@
 
 namespace basin {
 
-/// Batch of one stream. Query t sees key k when k <= t and (k < S or k >= t - R): a full cache and itself. Memory does not grow.
+/// Batch of one stream. Query t sees key k when k <= t and (k < S or k >= t - R): a full cache and
+/// itself. Memory does not grow.
 class KvCache {
  public:
-  /// `model` must outlive the cache, whose dtype and device are the model's. R >= 1. `origin` is added to every true position before
-  /// the rotation: results do not depend on it (up to rounding), which is what lets a test stand beyond position 2^22 at once.
+  /// `model` must outlive the cache, whose dtype and device are the model's. R >= 1. `origin` is
+  /// added to every true position before the rotation: results do not depend on it (up to
+  /// rounding), which is what lets a test stand beyond position 2^22 at once.
   KvCache(const Transformer& model, const CacheShape& shape, int64_t origin = 0);
 
-  /// The next T >= 1 tokens of the stream, as layer `layer` sees them: qkv (1, T, (H + 2G) K), unrotated -> (1, T, H K).
-  /// Call it once per layer, then `advance(T)`. Softmax in fp32 (fp64 for a double model); no gradients.
+  /// The next T >= 1 tokens of the stream, as layer `layer` sees them: qkv (1, T, (H + 2G) K),
+  /// unrotated -> (1, T, H K). Call it once per layer, then `advance(T)`. Softmax in fp32 (fp64 for
+  /// a double model); no gradients.
   at::Tensor attend(int64_t layer, const at::Tensor& qkv);
   /// The same, to be given to Transformer::hidden_states or decode.
   LayerAttention attention();
@@ -31,27 +35,31 @@ class KvCache {
   /// Forgets the stream; memory is kept.
   void clear() { position_ = 0; }
 
-  int64_t position() const { return position_; }   // tokens of the stream so far
+  int64_t position() const { return position_; }  // tokens of the stream so far
   const CacheShape& shape() const { return shape_; }
-  int64_t bytes() const;                           // of keys and values, constant
-  /// Stream positions that the next token will see besides itself: sinks, then recent ones, oldest first.
+  int64_t bytes() const;  // of keys and values, constant
+  /// Stream positions that the next token will see besides itself: sinks, then recent ones, oldest
+  /// first.
   std::vector<int64_t> contents() const;
 
  private:
-  // Queries [begin, end) of a chunk against `keys` band entries from `first` on; both count from the start of the chunk and of the band.
+  // Queries [begin, end) of a chunk against `keys` band entries from `first` on; both count from
+  // the start of the chunk and of the band.
   struct Block {
     int64_t begin, end, first, keys;
-    at::Tensor mask;   // (end - begin, E + visible sinks + keys), 0 or -inf
+    at::Tensor mask;  // (end - begin, E + visible sinks + keys), 0 or -inf
   };
   // What all layers of a step share: rotary tables and, for T > 1, blocks with their masks.
   struct Plan {
     int64_t position = -1, tokens = 0, visible_sinks = 0, band_begin = 0;
-    int64_t rotations = 1;   // rows of the table: positions t (+ origin), and with sinks min(t, S + R)
-    ops::Rotary rotary;      // (rotations, T, rotary / 2)
+    int64_t rotations =
+        1;               // rows of the table: positions t (+ origin), and with sinks min(t, S + R)
+    ops::Rotary rotary;  // (rotations, T, rotary / 2)
     std::vector<Block> blocks;
   };
   struct Rotated {
-    at::Tensor q_ring, q_sink, k, v;   // q (T, H, K), scaled, in the dtype of the computation; k, v (T, G, K) in the cache's
+    at::Tensor q_ring, q_sink, k,
+        v;  // q (T, H, K), scaled, in the dtype of the computation; k, v (T, G, K) in the cache's
   };
   const Plan& plan(int64_t tokens);
   void plan_blocks(Plan& plan);
@@ -67,13 +75,15 @@ class KvCache {
   const Transformer& model_;
   CacheShape shape_;
   int64_t origin_ = 0, position_ = 0;
-  int64_t ring_size_ = 0;            // R + 1: the newest key is written before its query attends
-  int64_t extra_ = 0;                // E: 1 when the softmax has a sink in its denominator, as column 0 of the scores
+  int64_t ring_size_ = 0;  // R + 1: the newest key is written before its query attends
+  int64_t extra_ =
+      0;  // E: 1 when the softmax has a sink in its denominator, as column 0 of the scores
   at::ScalarType compute_;
-  at::Tensor keys_, values_;         // (L, G, S + R + 1, K)
-  at::Tensor scores_;                // (G, H / G, E + S + R + 1), for one token
-  at::Tensor wide_;                  // (2, G, S + R + 1, K), keys and values of one layer as fp32 when the cache is narrower
-  at::Tensor full_mask_;             // of every block once the cache is full
+  at::Tensor keys_, values_;  // (L, G, S + R + 1, K)
+  at::Tensor scores_;         // (G, H / G, E + S + R + 1), for one token
+  at::Tensor wide_;  // (2, G, S + R + 1, K), keys and values of one layer as fp32 when the cache is
+                     // narrower
+  at::Tensor full_mask_;  // of every block once the cache is full
   Plan plan_;
 };
 

@@ -14,8 +14,10 @@ namespace {
 namespace fs = std::filesystem;
 
 nlohmann::json read_json(const fs::path& path) {
-  const nlohmann::json json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) throw std::runtime_error(fmt::format("{}: not a JSON object", path.string()));
+  const nlohmann::json json =
+      nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object())
+    throw std::runtime_error(fmt::format("{}: not a JSON object", path.string()));
   return json;
 }
 
@@ -26,8 +28,11 @@ std::vector<int64_t> read_eos_ids(const fs::path& directory) {
   const auto eos = json.find("eos_token_id");
   if (eos == json.end() || eos->is_null()) return {kEosId};
   if (eos->is_number_integer()) return {eos->get<int64_t>()};
-  if (eos->is_array() && std::all_of(eos->begin(), eos->end(), [](const auto& id) { return id.is_number_integer(); })) return eos->get<std::vector<int64_t>>();
-  throw std::runtime_error(fmt::format("{}: eos_token_id is neither an integer nor a list of integers", path.string()));
+  if (eos->is_array() &&
+      std::all_of(eos->begin(), eos->end(), [](const auto& id) { return id.is_number_integer(); }))
+    return eos->get<std::vector<int64_t>>();
+  throw std::runtime_error(
+      fmt::format("{}: eos_token_id is neither an integer nor a list of integers", path.string()));
 }
 
 at::ScalarType parse_dtype(const std::string& name) {
@@ -40,12 +45,19 @@ at::ScalarType parse_dtype(const std::string& name) {
 
 const Tokenizer& LoadedModel::require_tokenizer() const {
   if (!tokenizer)
-    throw std::invalid_argument(fmt::format("{} has no tokenizer.model, so text cannot be read or written: give --dataset, or put the model's SentencePiece file there", directory.string()));
+    throw std::invalid_argument(
+        fmt::format("{} has no tokenizer.model, so text cannot be read or written: give --dataset, "
+                    "or put the model's SentencePiece file there",
+                    directory.string()));
   return *tokenizer;
 }
 
 int64_t LoadedModel::default_cache() const {
-  if (trained_tokens < 2) throw std::invalid_argument(fmt::format("{}: config.json does not say for how many positions the model was trained (max_position_embeddings): give --cache", directory.string()));
+  if (trained_tokens < 2)
+    throw std::invalid_argument(
+        fmt::format("{}: config.json does not say for how many positions the model was trained "
+                    "(max_position_embeddings): give --cache",
+                    directory.string()));
   return trained_tokens - 1;
 }
 
@@ -55,14 +67,20 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype) {
   loaded.directory = resolve_model_directory(path);
   loaded.model = load_model(loaded.directory, type, at::kCPU);
   const nlohmann::json config = read_json(loaded.directory / "config.json");
-  if (const auto positions = config.find("max_position_embeddings"); positions != config.end() && positions->is_number_integer())
+  if (const auto positions = config.find("max_position_embeddings");
+      positions != config.end() && positions->is_number_integer())
     loaded.trained_tokens = positions->get<int64_t>() - loaded.model->config().sink.tokens();
   loaded.eos_ids = read_eos_ids(loaded.directory);
   if (const fs::path file = loaded.directory / "tokenizer.model"; fs::exists(file)) {
     loaded.tokenizer.emplace(Tokenizer::load(file));
     const int64_t pieces = loaded.tokenizer->vocab_size(), rows = loaded.model->config().vocab_size;
     if (pieces > rows)
-      throw std::invalid_argument(fmt::format("{}: the tokenizer has {} pieces but the model only {} embedding rows: they do not belong together", file.string(), pieces, rows));
+      throw std::invalid_argument(
+          fmt::format("{}: the tokenizer has {} pieces but the model only {} embedding rows: they "
+                      "do not belong together",
+                      file.string(),
+                      pieces,
+                      rows));
   }
   return loaded;
 }

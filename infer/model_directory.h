@@ -1,4 +1,5 @@
-// A directory with a trained model, opened for inference: weights, tokenizer, and what its config.json says beyond the weights.
+// A directory with a trained model, opened for inference: weights, tokenizer, and what its
+// config.json says beyond the weights.
 #pragma once
 
 #include <cstdint>
@@ -14,22 +15,26 @@
 namespace basin {
 
 struct LoadedModel {
-  std::filesystem::path directory;       // the one that holds config.json
+  std::filesystem::path directory;  // the one that holds config.json
   std::unique_ptr<Transformer> model;
-  std::optional<Tokenizer> tokenizer;    // nothing when the directory has no tokenizer.model
-  int64_t trained_tokens = 0;            // T: max_position_embeddings minus the sinks; 0 when config.json does not say
-  std::vector<int64_t> eos_ids;          // generation_config.json's, else 2
+  std::optional<Tokenizer> tokenizer;  // nothing when the directory has no tokenizer.model
+  int64_t trained_tokens =
+      0;  // T: max_position_embeddings minus the sinks; 0 when config.json does not say
+  std::vector<int64_t> eos_ids;  // generation_config.json's, else 2
 
   /// Throws std::invalid_argument saying what the tokenizer is wanted for.
   const Tokenizer& require_tokenizer() const;
-  /// C = T - 1: the longest distance of a step is then one that was trained. Throws std::invalid_argument when T is not known.
+  /// C = T - 1: the longest distance of a step is then one that was trained. Throws
+  /// std::invalid_argument when T is not known.
   int64_t default_cache() const;
 };
 
-/// Opens `path`: a run (its newest step), a step, or any model directory. `dtype`: "float32" or "bfloat16".
+/// Opens `path`: a run (its newest step), a step, or any model directory. `dtype`: "float32" or
+/// "bfloat16".
 LoadedModel open_model(const std::filesystem::path& path, const std::string& dtype);
 
-/// Where `--save` writes: eval/ of the run that `path` is or lies in, else of the model directory itself.
+/// Where `--save` writes: eval/ of the run that `path` is or lies in, else of the model directory
+/// itself.
 std::filesystem::path eval_directory(const std::filesystem::path& path);
 
 }  // namespace basin

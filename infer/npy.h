@@ -7,7 +7,8 @@
 
 namespace basin {
 
-/// `values` holds rows x (size / rows) numbers, row by row; rows divides the size. The file is whole or absent.
+/// `values` holds rows x (size / rows) numbers, row by row; rows divides the size. The file is
+/// whole or absent.
 void write_npy(const std::filesystem::path& path, std::span<const float> values, int64_t rows);
 
 }  // namespace basin

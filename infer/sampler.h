@@ -1,4 +1,5 @@
-// Choosing the next token. Reproducible: token n of a sampler is a pure function of (seed, n, logits) on every machine and device.
+// Choosing the next token. Reproducible: token n of a sampler is a pure function of (seed, n,
+// logits) on every machine and device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,12 +8,13 @@
 
 namespace basin {
 
-/// Applied in this order, as Hugging Face does: temperature, top_k, top_p, min_p. The defaults change nothing.
+/// Applied in this order, as Hugging Face does: temperature, top_k, top_p, min_p. The defaults
+/// change nothing.
 struct SamplerConfig {
-  double temperature = 1;   // 0: greedy
-  int64_t top_k = 0;        // only the k likeliest; 0: all
-  double top_p = 1;         // of those the likeliest that together have at least this probability
-  double min_p = 0;         // of those the ones with at least this share of the likeliest's probability
+  double temperature = 1;  // 0: greedy
+  int64_t top_k = 0;       // only the k likeliest; 0: all
+  double top_p = 1;        // of those the likeliest that together have at least this probability
+  double min_p = 0;  // of those the ones with at least this share of the likeliest's probability
   uint64_t seed = 1;
 
   /// Throws std::invalid_argument naming the first value out of range.
@@ -23,7 +25,8 @@ class Sampler {
  public:
   explicit Sampler(const SamplerConfig& config);
 
-  /// logits (V) of any float dtype -> the id drawn. Equal logits rank by id. Throws std::runtime_error when a logit is NaN or none is finite.
+  /// logits (V) of any float dtype -> the id drawn. Equal logits rank by id. Throws
+  /// std::runtime_error when a logit is NaN or none is finite.
   int64_t sample(const at::Tensor& logits);
 
  private:

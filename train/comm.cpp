@@ -13,7 +13,8 @@ namespace basin {
 namespace {
 
 constexpr std::chrono::minutes kMeetingTimeout{5};
-constexpr std::chrono::minutes kCollectiveTimeout{30};   // rank 0 may be writing a large checkpoint meanwhile
+constexpr std::chrono::minutes kCollectiveTimeout{
+    30};  // rank 0 may be writing a large checkpoint meanwhile
 
 class SingleComm : public Comm {
  public:
@@ -30,10 +31,17 @@ void communicate(int64_t rank, const char* what, Body&& body) {
   try {
     body();
   } catch (const c10::Error& error) {
-    throw CommError(fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}", what, rank,
-                                error.what_without_backtrace()));
+    throw CommError(
+        fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}",
+                    what,
+                    rank,
+                    error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    throw CommError(fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}", what, rank, error.what()));
+    throw CommError(
+        fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}",
+                    what,
+                    rank,
+                    error.what()));
   }
 }
 
@@ -44,12 +52,16 @@ class GlooComm : public Comm {
   int64_t size() const override { return group_->getSize(); }
 
   void all_reduce_sum(at::Tensor& tensor) override {
-    on_host(tensor, "all-reduce", [&](std::vector<at::Tensor>& host) { return group_->allreduce(host, c10d::AllreduceOptions()); });
+    on_host(tensor, "all-reduce", [&](std::vector<at::Tensor>& host) {
+      return group_->allreduce(host, c10d::AllreduceOptions());
+    });
   }
   void broadcast(at::Tensor& tensor, int64_t root) override {
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    on_host(tensor, "broadcast", [&](std::vector<at::Tensor>& host) { return group_->broadcast(host, options); });
+    on_host(tensor, "broadcast", [&](std::vector<at::Tensor>& host) {
+      return group_->broadcast(host, options);
+    });
   }
   void barrier() override {
     communicate(rank(), "barrier", [&] { group_->barrier()->wait(); });
@@ -70,7 +82,8 @@ class GlooComm : public Comm {
 std::shared_ptr<gloo::transport::Device> network_device(bool single_node) {
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
   if (interface && *interface) return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
-  return single_node ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1") : c10d::ProcessGroupGloo::createDefaultDevice();
+  return single_node ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
+                     : c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
 }  // namespace
@@ -81,19 +94,23 @@ int64_t Comm::broadcast(int64_t value) {
   return tensor.item<int64_t>();
 }
 
-std::unique_ptr<Comm> make_single_comm() { return std::make_unique<SingleComm>(); }
+std::unique_ptr<Comm> make_single_comm() {
+  return std::make_unique<SingleComm>();
+}
 
 std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous) {
   std::unique_ptr<Comm> comm;
-  const std::string where = fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port);
+  const std::string where =
+      fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port);
   communicate(rendezvous.rank, where.c_str(), [&] {
     c10d::TCPStoreOptions options;
     options.port = rendezvous.port;
     options.isServer = rendezvous.serve;
     options.timeout = kMeetingTimeout;
-    options.waitWorkers = false;   // the group's own handshake waits for everybody
+    options.waitWorkers = false;  // the group's own handshake waits for everybody
     if (rendezvous.listening_fd >= 0) options.masterListenFd = rendezvous.listening_fd;
-    c10::intrusive_ptr<c10d::Store> store = c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
+    c10::intrusive_ptr<c10d::Store> store =
+        c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
     store = c10::make_intrusive<c10d::PrefixStore>("basin/" + rendezvous.attempt, store);
     auto gloo = c10d::ProcessGroupGloo::Options::create(kCollectiveTimeout);
     gloo->devices.push_back(network_device(rendezvous.single_node));

@@ -1,5 +1,6 @@
-// What ranks say to each other: a thin interface over c10d's backends, which appear in comm.cpp only. Every rank calls the same functions in
-// the same order; tensors are contiguous, in place, on the CPU or on the rank's device.
+// What ranks say to each other: a thin interface over c10d's backends, which appear in comm.cpp
+// only. Every rank calls the same functions in the same order; tensors are contiguous, in place, on
+// the CPU or on the rank's device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +12,8 @@
 
 namespace basin {
 
-/// Another rank is gone or does not answer. The process can only end: communication does not recover.
+/// Another rank is gone or does not answer. The process can only end: communication does not
+/// recover.
 struct CommError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -39,13 +41,14 @@ struct Rendezvous {
   int64_t rank = 0, size = 1;
   std::string host = "127.0.0.1";
   uint16_t port = 29500;
-  bool serve = false;         // this rank runs the store that the others connect to
-  int listening_fd = -1;      // bound socket to serve on, from our own launcher; -1: bind `port`
-  bool single_node = true;    // talk over the loopback device only
-  std::string attempt;        // tells apart groups that meet in one store
+  bool serve = false;       // this rank runs the store that the others connect to
+  int listening_fd = -1;    // bound socket to serve on, from our own launcher; -1: bind `port`
+  bool single_node = true;  // talk over the loopback device only
+  std::string attempt = "0";      // tells apart groups that meet in one store
 };
 
-/// Gloo between processes. Blocks until all ranks are there (5 minutes at most); throws CommError otherwise.
+/// Gloo between processes. Blocks until all ranks are there (5 minutes at most); throws CommError
+/// otherwise.
 std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous);
 
 }  // namespace basin

@@ -28,23 +28,33 @@ bool is_harmless(std::string_view key) {
   for (const std::string_view prefix : {"run.", "train.checkpoint.", "train.validation."}) {
     if (key.starts_with(prefix)) return true;
   }
-  for (const std::string_view name : {"train.log_every", "train.stop_after", "train.sink_metric_every", "train.max_skipped", "data.heldout"}) {
+  for (const std::string_view name : {"train.log_every",
+                                      "train.stop_after",
+                                      "train.sink_metric_every",
+                                      "train.max_skipped",
+                                      "data.heldout"}) {
     if (key == name) return true;
   }
   return false;
 }
 
-bool is_schedule_key(std::string_view key) { return key == "train.steps" || key.starts_with("train.schedule.") || key == "train.optimizer.min_lr"; }
+bool is_schedule_key(std::string_view key) {
+  return key == "train.steps" || key.starts_with("train.schedule.") ||
+         key == "train.optimizer.min_lr";
+}
 
 /// The first of the steps 0..step-1 whose learning rate would have been another.
-std::optional<int64_t> first_changed_rate(const TrainConfig& before, const TrainConfig& now, int64_t step) {
+std::optional<int64_t> first_changed_rate(const TrainConfig& before,
+                                          const TrainConfig& now,
+                                          int64_t step) {
   for (int64_t s = 0; s < step; ++s) {
     if (learning_rate(before, s) != learning_rate(now, s)) return s;
   }
   return std::nullopt;
 }
 
-/// Sidecars of all datasets; refuses datasets of different tokenizers. Foreign data (no sidecar) agrees with anything.
+/// Sidecars of all datasets; refuses datasets of different tokenizers. Foreign data (no sidecar)
+/// agrees with anything.
 std::optional<DatasetInfo> common_tokenizer(const DataConfig& data) {
   std::optional<DatasetInfo> common;
   std::string owner;
@@ -52,8 +62,13 @@ std::optional<DatasetInfo> common_tokenizer(const DataConfig& data) {
     const std::optional<DatasetInfo> info = find_dataset_info(path);
     if (!info) continue;
     if (common && common->tokenizer_hash != info->tokenizer_hash) {
-      throw std::invalid_argument(fmt::format("data: {} and {} were prepared with different tokenizers ({} and {}): prepare both with the same --tokenizer FILE",
-                                              owner, path, common->tokenizer_hash, info->tokenizer_hash));
+      throw std::invalid_argument(
+          fmt::format("data: {} and {} were prepared with different tokenizers ({} and {}): "
+                      "prepare both with the same --tokenizer FILE",
+                      owner,
+                      path,
+                      common->tokenizer_hash,
+                      info->tokenizer_hash));
     }
     if (!common) {
       common = info;
@@ -63,7 +78,8 @@ std::optional<DatasetInfo> common_tokenizer(const DataConfig& data) {
   return common;
 }
 
-/// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids beyond the vocabulary or these reserved ones.
+/// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids
+/// beyond the vocabulary or these reserved ones.
 bool is_known_good(const std::string& path, const std::vector<int64_t>& sink_ids) {
   if (!find_dataset_info(path)) return false;
   for (const int64_t id : sink_ids) {
@@ -77,12 +93,19 @@ void check_tokens(const std::string& path, const ModelConfig& model) {
   const IndexedDataset dataset(path);
   if (is_known_good(path, sink_ids)) return;
   if (const int64_t largest = dataset.max_token(); largest >= model.vocab_size) {
-    throw std::invalid_argument(fmt::format("model.vocab_size is {} but {} holds the token id {}: set model.vocab_size to {} or more", model.vocab_size, path,
-                                            largest, largest + 1));
+    throw std::invalid_argument(fmt::format(
+        "model.vocab_size is {} but {} holds the token id {}: set model.vocab_size to {} or more",
+        model.vocab_size,
+        path,
+        largest,
+        largest + 1));
   }
   if (const auto id = dataset.find_any(sink_ids)) {
     throw std::invalid_argument(
-        fmt::format("the sink token id {} occurs in {}: name rows that the text never uses in model.sink.token_ids", *id, path));
+        fmt::format("the sink token id {} occurs in {}: name rows that the text never uses in "
+                    "model.sink.token_ids",
+                    *id,
+                    path));
   }
 }
 
@@ -98,7 +121,8 @@ double TrainConfig::stop_after_s() const {
     const std::string_view units = "smhd";
     const size_t unit = stop == end ? std::string_view::npos : units.find(*stop);
     if (error != std::errc() || unit == std::string_view::npos || !(number >= 0)) {
-      throw std::invalid_argument(fmt::format("train.stop_after: \"{}\" is no duration; write it like 90m, 1h30m or 45s", stop_after));
+      throw std::invalid_argument(fmt::format(
+          "train.stop_after: \"{}\" is no duration; write it like 90m, 1h30m or 45s", stop_after));
     }
     total += number * std::array{1.0, 60.0, 3600.0, 86400.0}[unit];
     at = stop + 1;
@@ -108,19 +132,33 @@ double TrainConfig::stop_after_s() const {
 
 std::vector<std::string> TrainConfig::problems() const {
   std::vector<std::string> out;
-  if (optimizer.betas.size() != 2) out.push_back(fmt::format("train.optimizer.betas: {} numbers, expected 2", optimizer.betas.size()));
-  if (optimizer.min_lr > optimizer.lr) out.push_back(fmt::format("train.optimizer.min_lr {} is above train.optimizer.lr {}", optimizer.min_lr, optimizer.lr));
-  if (schedule.warmup_steps > steps) out.push_back(fmt::format("train.schedule.warmup_steps {} is more than train.steps {}", schedule.warmup_steps, steps));
+  if (optimizer.betas.size() != 2)
+    out.push_back(
+        fmt::format("train.optimizer.betas: {} numbers, expected 2", optimizer.betas.size()));
+  if (optimizer.min_lr > optimizer.lr)
+    out.push_back(fmt::format("train.optimizer.min_lr {} is above train.optimizer.lr {}",
+                              optimizer.min_lr,
+                              optimizer.lr));
+  if (schedule.warmup_steps > steps)
+    out.push_back(fmt::format("train.schedule.warmup_steps {} is more than train.steps {}",
+                              schedule.warmup_steps,
+                              steps));
   if (schedule.kind == ScheduleKind::kWsd && schedule.warmup_steps + schedule.decay_steps > steps) {
-    out.push_back(fmt::format("train.schedule: warmup_steps {} and decay_steps {} are together more than train.steps {}", schedule.warmup_steps,
-                              schedule.decay_steps, steps));
+    out.push_back(fmt::format(
+        "train.schedule: warmup_steps {} and decay_steps {} are together more than train.steps {}",
+        schedule.warmup_steps,
+        schedule.decay_steps,
+        steps));
   }
   if (schedule.kind != ScheduleKind::kWsd && schedule.decay_steps != 0) {
-    out.push_back(fmt::format("train.schedule.decay_steps {} has no meaning for kind {}: leave it out, or use kind wsd", schedule.decay_steps,
-                              enum_name(schedule.kind)));
+    out.push_back(fmt::format(
+        "train.schedule.decay_steps {} has no meaning for kind {}: leave it out, or use kind wsd",
+        schedule.decay_steps,
+        enum_name(schedule.kind)));
   }
   if (micro_batch > 0 && global_batch % micro_batch != 0) {
-    out.push_back(fmt::format("train.micro_batch {} does not divide train.global_batch {}", micro_batch, global_batch));
+    out.push_back(fmt::format(
+        "train.micro_batch {} does not divide train.global_batch {}", micro_batch, global_batch));
   }
   try {
     stop_after_s();
@@ -132,18 +170,31 @@ std::vector<std::string> TrainConfig::problems() const {
 
 std::vector<std::string> RunConfig::problems() const {
   std::vector<std::string> out;
-  if (data.train.empty()) out.push_back("data.train is missing: name a dataset written by `basin prepare`, by its path without .bin and .idx");
-  if (train.sink_metric_every > 0 && data.heldout.empty()) out.push_back("train.sink_metric_every needs data.heldout");
-  if (const int64_t shown = data.sequence_length + model.sink.tokens(); train.sink_metric_every > 0 && shown < kSinkPositions) {
-    out.push_back(fmt::format("train.sink_metric_every needs samples of {} positions, data.sequence_length {} gives {}", kSinkPositions, data.sequence_length, shown));
+  if (data.train.empty())
+    out.push_back(
+        "data.train is missing: name a dataset written by `basin prepare`, by its path without "
+        ".bin and .idx");
+  if (train.sink_metric_every > 0 && data.heldout.empty())
+    out.push_back("train.sink_metric_every needs data.heldout");
+  if (const int64_t shown = data.sequence_length + model.sink.tokens();
+      train.sink_metric_every > 0 && shown < kSinkPositions) {
+    out.push_back(fmt::format(
+        "train.sink_metric_every needs samples of {} positions, data.sequence_length {} gives {}",
+        kSinkPositions,
+        data.sequence_length,
+        shown));
   }
-  if (train.checkpoint.keep_best > 0 && data.heldout.empty()) out.push_back("train.checkpoint.keep_best needs data.heldout");
+  if (train.checkpoint.keep_best > 0 && data.heldout.empty())
+    out.push_back("train.checkpoint.keep_best needs data.heldout");
   return out;
 }
 
-RunConfig read_run_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
+RunConfig read_run_config(const std::filesystem::path& path,
+                          const std::vector<std::string>& overrides) {
   RunConfig config = config_from_file<RunConfig>(path, overrides);
-  if (config.run.dir.empty()) config.run.dir = fmt::format("runs/{}-{}", path.stem().string(), enum_name(config.model.sink.kind));
+  if (config.run.dir.empty())
+    config.run.dir =
+        fmt::format("runs/{}-{}", path.stem().string(), enum_name(config.model.sink.kind));
   return config;
 }
 
@@ -151,28 +202,43 @@ void match_model_to_data(RunConfig& config) {
   const std::optional<DatasetInfo> info = common_tokenizer(config.data);
   ModelConfig& model = config.model;
   if (!info && model.vocab_size == 0) {
-    throw std::invalid_argument(fmt::format("model.vocab_size is 0 and {} has no PREFIX.json of `basin prepare`: set model.vocab_size", config.data.train.at(0).path));
+    throw std::invalid_argument(fmt::format(
+        "model.vocab_size is 0 and {} has no PREFIX.json of `basin prepare`: set model.vocab_size",
+        config.data.train.at(0).path));
   }
   if (model.vocab_size == 0) model.vocab_size = info->vocab_size;
   if (info && model.vocab_size != info->vocab_size) {
-    throw std::invalid_argument(fmt::format("model.vocab_size is {} but the data's tokenizer {} has {} pieces: set it to {}, or to 0 to take it from the data",
-                                            model.vocab_size, info->tokenizer_path.string(), info->vocab_size, info->vocab_size));
+    throw std::invalid_argument(
+        fmt::format("model.vocab_size is {} but the data's tokenizer {} has {} pieces: set it to "
+                    "{}, or to 0 to take it from the data",
+                    model.vocab_size,
+                    info->tokenizer_path.string(),
+                    info->vocab_size,
+                    info->vocab_size));
   }
   for (const int64_t id : model.sink.ids()) {
-    if (id >= model.vocab_size) throw std::invalid_argument(fmt::format("the sink token id {} lies outside model.vocab_size {}", id, model.vocab_size));
+    if (id >= model.vocab_size)
+      throw std::invalid_argument(fmt::format(
+          "the sink token id {} lies outside model.vocab_size {}", id, model.vocab_size));
   }
   for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model);
 }
 
-std::vector<std::string> resume_obstacles(const RunConfig& before, const RunConfig& now, int64_t step) {
+std::vector<std::string> resume_obstacles(const RunConfig& before,
+                                          const RunConfig& now,
+                                          int64_t step) {
   std::vector<std::string> out;
   for (const Difference& difference : differences(before, now)) {
-    const std::string line = fmt::format("{}: {} before, {} now", difference.key, difference.a, difference.b);
+    const std::string line =
+        fmt::format("{}: {} before, {} now", difference.key, difference.a, difference.b);
     if (is_harmless(difference.key)) continue;
     if (!is_schedule_key(difference.key)) {
       out.push_back(line);
     } else if (const auto changed = first_changed_rate(before.train, now.train, step)) {
-      out.push_back(fmt::format("{} (would have changed the learning rate of step {}, which is done)", line, *changed + 1));
+      out.push_back(
+          fmt::format("{} (would have changed the learning rate of step {}, which is done)",
+                      line,
+                      *changed + 1));
     }
   }
   return out;

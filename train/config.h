@@ -1,5 +1,6 @@
-// What a run is: RunConfig composes the model's, the data's and the trainer's own keys. Everything that can be configured for training is
-// declared here once; the YAML reader, --set, --print-config, the comparison on resume and the README's reference walk these lists.
+// What a run is: RunConfig composes the model's, the data's and the trainer's own keys. Everything
+// that can be configured for training is declared here once; the YAML reader, --set,
+// --print-config, the comparison on resume and the README's reference walk these lists.
 #pragma once
 
 #include <cstdint>
@@ -31,22 +32,31 @@ inline constexpr std::string_view kEnumNames<DecayShape>[] = {"sqrt", "linear"};
 
 /// AdamW (arXiv 1711.05101) and gradient clipping.
 struct OptimizerConfig {
-  double lr = 1e-3;                          // peak
-  double min_lr = 1e-4;                      // where cosine and wsd end
+  double lr = 1e-3;      // peak
+  double min_lr = 1e-4;  // where cosine and wsd end
   std::vector<double> betas = {0.9, 0.95};
   double eps = 1e-8;
-  double weight_decay = 0.1;                 // on tensors of two or more dimensions
-  double clip = 1;                           // global gradient norm; 0: no clipping
+  double weight_decay = 0.1;  // on tensors of two or more dimensions
+  double clip = 1;            // global gradient norm; 0: no clipping
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("lr", self.lr, Field{.doc = "peak learning rate", .min = 0, .max = 10});
-    visit("min_lr", self.min_lr, Field{.doc = "learning rate at the end of cosine and wsd", .min = 0, .max = 10});
-    visit("betas", self.betas, Field{.doc = "AdamW's two averaging factors", .min = 0, .max = 0.999999});
+    visit("min_lr",
+          self.min_lr,
+          Field{.doc = "learning rate at the end of cosine and wsd", .min = 0, .max = 10});
+    visit("betas",
+          self.betas,
+          Field{.doc = "AdamW's two averaging factors", .min = 0, .max = 0.999999});
     visit("eps", self.eps, Field{.doc = "AdamW's epsilon", .min = 1e-20, .max = 1});
-    visit("weight_decay", self.weight_decay,
-          Field{.doc = "decoupled weight decay of tensors with two or more dimensions", .min = 0, .max = 10});
-    visit("clip", self.clip, Field{.doc = "limit of the global gradient norm; 0: none", .min = 0, .max = 1e6});
+    visit("weight_decay",
+          self.weight_decay,
+          Field{.doc = "decoupled weight decay of tensors with two or more dimensions",
+                .min = 0,
+                .max = 10});
+    visit("clip",
+          self.clip,
+          Field{.doc = "limit of the global gradient norm; 0: none", .min = 0, .max = 1e6});
   }
 };
 
@@ -58,11 +68,20 @@ struct ScheduleConfig {
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
-    visit("kind", self.kind,
-          Field{.doc = "cosine, wsd (warm-up, stable, decay: arXiv 2404.06395) or constant, all after a linear warm-up"});
-    visit("warmup_steps", self.warmup_steps, Field{.doc = "steps of linear warm-up from 0", .min = 0, .max = 1e9});
-    visit("decay_steps", self.decay_steps, Field{.doc = "last steps of the run in which wsd decays to min_lr", .min = 0, .max = 1e9});
-    visit("decay_shape", self.decay_shape, Field{.doc = "how wsd decays: sqrt (1 - sqrt of the share, arXiv 2405.18392) or linear"});
+    visit("kind",
+          self.kind,
+          Field{.doc = "cosine, wsd (warm-up, stable, decay: arXiv 2404.06395) or constant, all "
+                       "after a linear warm-up"});
+    visit("warmup_steps",
+          self.warmup_steps,
+          Field{.doc = "steps of linear warm-up from 0", .min = 0, .max = 1e9});
+    visit(
+        "decay_steps",
+        self.decay_steps,
+        Field{.doc = "last steps of the run in which wsd decays to min_lr", .min = 0, .max = 1e9});
+    visit("decay_shape",
+          self.decay_shape,
+          Field{.doc = "how wsd decays: sqrt (1 - sqrt of the share, arXiv 2405.18392) or linear"});
   }
 };
 
@@ -74,11 +93,25 @@ struct CheckpointConfig {
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
-    visit("every", self.every, Field{.doc = "steps between checkpoints; 0: only when the run ends or is stopped", .min = 0, .max = 1e9});
-    visit("keep_last", self.keep_last, Field{.doc = "newest checkpoints to keep", .min = 1, .max = 1e6});
-    visit("keep_every", self.keep_every, Field{.doc = "also keep checkpoints at multiples of this many steps; 0: none", .min = 0, .max = 1e9});
-    visit("keep_best", self.keep_best,
-          Field{.doc = "also keep this many of lowest validation loss (validates at each checkpoint)", .min = 0, .max = 1e6});
+    visit("every",
+          self.every,
+          Field{.doc = "steps between checkpoints; 0: only when the run ends or is stopped",
+                .min = 0,
+                .max = 1e9});
+    visit("keep_last",
+          self.keep_last,
+          Field{.doc = "newest checkpoints to keep", .min = 1, .max = 1e6});
+    visit("keep_every",
+          self.keep_every,
+          Field{.doc = "also keep checkpoints at multiples of this many steps; 0: none",
+                .min = 0,
+                .max = 1e9});
+    visit(
+        "keep_best",
+        self.keep_best,
+        Field{.doc = "also keep this many of lowest validation loss (validates at each checkpoint)",
+              .min = 0,
+              .max = 1e6});
   }
 };
 
@@ -88,8 +121,15 @@ struct ValidationConfig {
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
-    visit("every", self.every, Field{.doc = "steps between validations on data.heldout; 0: only at the end", .min = 0, .max = 1e9});
-    visit("tokens", self.tokens, Field{.doc = "predicted held-out tokens of a validation, at most", .min = 1, .max = 1e12});
+    visit("every",
+          self.every,
+          Field{.doc = "steps between validations on data.heldout; 0: only at the end",
+                .min = 0,
+                .max = 1e9});
+    visit(
+        "tokens",
+        self.tokens,
+        Field{.doc = "predicted held-out tokens of a validation, at most", .min = 1, .max = 1e12});
   }
 };
 
@@ -112,20 +152,42 @@ struct TrainConfig {
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("steps", self.steps, Field{.doc = "optimizer steps of the run", .min = 1, .max = 1e12});
-    visit("seed", self.seed, Field{.doc = "of the initial weights and of the sample order", .min = 0, .max = 9e15});
+    visit("seed",
+          self.seed,
+          Field{.doc = "of the initial weights and of the sample order", .min = 0, .max = 9e15});
     visit("device", self.device, Field{.doc = "auto (cuda where it works, else cpu), cpu or cuda"});
-    visit("precision", self.precision, Field{.doc = "fp32, or bf16 with fp32 master weights and moments"});
-    visit("global_batch", self.global_batch, Field{.doc = "samples per step over all ranks", .min = 1, .max = 1e9});
-    visit("micro_batch", self.micro_batch, Field{.doc = "samples of one forward and backward pass on one rank; 0: chosen", .min = 0, .max = 1e9});
-    visit("stop_after", self.stop_after, Field{.doc = "wall clock after which the run saves and exits with 3, like 90m or 1h30m; empty: none"});
+    visit("precision",
+          self.precision,
+          Field{.doc = "fp32, or bf16 with fp32 master weights and moments"});
+    visit("global_batch",
+          self.global_batch,
+          Field{.doc = "samples per step over all ranks", .min = 1, .max = 1e9});
+    visit("micro_batch",
+          self.micro_batch,
+          Field{.doc = "samples of one forward and backward pass on one rank; 0: chosen",
+                .min = 0,
+                .max = 1e9});
+    visit("stop_after",
+          self.stop_after,
+          Field{.doc = "wall clock after which the run saves and exits with 3, like 90m or 1h30m; "
+                       "empty: none"});
     visit("optimizer", self.optimizer, Field{.doc = "AdamW"});
     visit("schedule", self.schedule, Field{.doc = "learning-rate schedule"});
     visit("checkpoint", self.checkpoint, Field{.doc = "when to save and what to keep"});
     visit("validation", self.validation, Field{.doc = "held-out loss during training"});
-    visit("log_every", self.log_every, Field{.doc = "steps between console lines and rows of metrics.jsonl", .min = 1, .max = 1e9});
-    visit("sink_metric_every", self.sink_metric_every,
-          Field{.doc = "steps between measurements of the attention-sink metric; 0: none", .min = 0, .max = 1e9});
-    visit("max_skipped", self.max_skipped, Field{.doc = "non-finite steps in a row that end the run", .min = 1, .max = 1e9});
+    visit(
+        "log_every",
+        self.log_every,
+        Field{
+            .doc = "steps between console lines and rows of metrics.jsonl", .min = 1, .max = 1e9});
+    visit("sink_metric_every",
+          self.sink_metric_every,
+          Field{.doc = "steps between measurements of the attention-sink metric; 0: none",
+                .min = 0,
+                .max = 1e9});
+    visit("max_skipped",
+          self.max_skipped,
+          Field{.doc = "non-finite steps in a row that end the run", .min = 1, .max = 1e9});
   }
   std::vector<std::string> problems() const;
 
@@ -158,14 +220,20 @@ struct RunConfig {
   std::vector<std::string> problems() const;
 };
 
-/// The configuration of `path` with `--set` overrides applied, run.dir filled in. Throws std::invalid_argument with all problems.
-RunConfig read_run_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+/// The configuration of `path` with `--set` overrides applied, run.dir filled in. Throws
+/// std::invalid_argument with all problems.
+RunConfig read_run_config(const std::filesystem::path& path,
+                          const std::vector<std::string>& overrides);
 
-/// Fills in model.vocab_size from the data's tokenizer where it is 0, and checks model against data: vocabulary, sink ids, tokenizers of all
-/// datasets. Throws std::invalid_argument for a contradiction, std::runtime_error for missing or damaged data.
+/// Fills in model.vocab_size from the data's tokenizer where it is 0, and checks model against
+/// data: vocabulary, sink ids, tokenizers of all datasets. Throws std::invalid_argument for a
+/// contradiction, std::runtime_error for missing or damaged data.
 void match_model_to_data(RunConfig& config);
 
-/// What keeps a run begun as `before` from going on at `step` as `now`: one line per key, with both values. Empty: nothing.
-std::vector<std::string> resume_obstacles(const RunConfig& before, const RunConfig& now, int64_t step);
+/// What keeps a run begun as `before` from going on at `step` as `now`: one line per key, with both
+/// values. Empty: nothing.
+std::vector<std::string> resume_obstacles(const RunConfig& before,
+                                          const RunConfig& now,
+                                          int64_t step);
 
 }  // namespace basin

@@ -1,4 +1,5 @@
-// Layouts: tensorflow/core/util/event.proto, framework/summary.proto, lib/io/record_writer.cc. Every field used here has a one-byte tag.
+// Layouts: tensorflow/core/util/event.proto, framework/summary.proto, lib/io/record_writer.cc.
+// Every field used here has a one-byte tag.
 #include "train/event_file.h"
 
 #include <fmt/format.h>
@@ -34,7 +35,9 @@ std::string little_endian(T value) {
 }
 
 /// TFRecord's mask, so that a checksum of data that holds checksums stays good.
-std::string masked_crc(std::string_view bytes) { return little_endian<uint32_t>(std::rotr(crc32c(bytes), 15) + 0xA282EAD8u); }
+std::string masked_crc(std::string_view bytes) {
+  return little_endian<uint32_t>(std::rotr(crc32c(bytes), 15) + 0xA282EAD8u);
+}
 
 std::string varint(uint64_t value) {
   std::string out;
@@ -43,19 +46,32 @@ std::string varint(uint64_t value) {
 }
 
 enum WireType { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
-std::string tag_of(int field, WireType type) { return std::string(1, static_cast<char>(field << 3 | type)); }
-std::string field_varint(int field, int64_t value) { return tag_of(field, kVarint) + varint(static_cast<uint64_t>(value)); }
-std::string field_double(int field, double value) { return tag_of(field, kFixed64) + little_endian(value); }
-std::string field_float(int field, float value) { return tag_of(field, kFixed32) + little_endian(value); }
-std::string field_bytes(int field, std::string_view bytes) { return tag_of(field, kBytes) + varint(bytes.size()) + std::string(bytes); }
+std::string tag_of(int field, WireType type) {
+  return std::string(1, static_cast<char>(field << 3 | type));
+}
+std::string field_varint(int field, int64_t value) {
+  return tag_of(field, kVarint) + varint(static_cast<uint64_t>(value));
+}
+std::string field_double(int field, double value) {
+  return tag_of(field, kFixed64) + little_endian(value);
+}
+std::string field_float(int field, float value) {
+  return tag_of(field, kFixed32) + little_endian(value);
+}
+std::string field_bytes(int field, std::string_view bytes) {
+  return tag_of(field, kBytes) + varint(bytes.size()) + std::string(bytes);
+}
 
-double now_s() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
   uint32_t crc = ~0u;
-  for (const char c : bytes) crc = kCrcTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF] ^ (crc >> 8);
+  for (const char c : bytes)
+    crc = kCrcTable[(crc ^ static_cast<unsigned char>(c)) & 0xFF] ^ (crc >> 8);
   return ~crc;
 }
 
@@ -64,43 +80,61 @@ std::string frame_record(std::string_view data) {
   return length + masked_crc(length) + std::string(data) + masked_crc(data);
 }
 
-std::string encode_version_event(double wall_time_s) { return field_double(1, wall_time_s) + field_bytes(3, "brain.Event:2"); }
-
-std::string encode_session_start_event(double wall_time_s, int64_t step) {
-  return field_double(1, wall_time_s) + field_varint(2, step) + field_bytes(7, field_varint(1, 1));   // SessionLog{status: START}
+std::string encode_version_event(double wall_time_s) {
+  return field_double(1, wall_time_s) + field_bytes(3, "brain.Event:2");
 }
 
-std::string encode_scalar_event(double wall_time_s, int64_t step, std::string_view tag, float value) {
+std::string encode_session_start_event(double wall_time_s, int64_t step) {
+  return field_double(1, wall_time_s) + field_varint(2, step) +
+         field_bytes(7, field_varint(1, 1));  // SessionLog{status: START}
+}
+
+std::string encode_scalar_event(double wall_time_s,
+                                int64_t step,
+                                std::string_view tag,
+                                float value) {
   const std::string entry = field_bytes(1, tag) + field_float(2, value);
-  return field_double(1, wall_time_s) + field_varint(2, step) + field_bytes(5, field_bytes(1, entry));
+  return field_double(1, wall_time_s) + field_varint(2, step) +
+         field_bytes(5, field_bytes(1, entry));
 }
 
 EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step) {
   std::array<char, 256> host{"localhost"};
   gethostname(host.data(), host.size() - 1);
   const double now = now_s();
-  for (int64_t n = 0; !file_ && n < 1000; ++n) {   // "x": two sessions within one second must not share a file
-    path_ = directory / fmt::format("events.out.tfevents.{}.{}.{}.{}", static_cast<int64_t>(now), host.data(), getpid(), n);
+  for (int64_t n = 0; !file_ && n < 1000;
+       ++n) {  // "x": two sessions within one second must not share a file
+    path_ =
+        directory /
+        fmt::format(
+            "events.out.tfevents.{}.{}.{}.{}", static_cast<int64_t>(now), host.data(), getpid(), n);
     file_.reset(std::fopen(path_.c_str(), "wbx"));
     if (!file_ && errno != EEXIST) break;
   }
-  if (!file_) throw std::runtime_error(fmt::format("{}: cannot create: {}", path_.string(), std::strerror(errno)));
+  if (!file_)
+    throw std::runtime_error(
+        fmt::format("{}: cannot create: {}", path_.string(), std::strerror(errno)));
   write(encode_version_event(now));
   write(encode_session_start_event(now, first_step));
   flush();
 }
 
-void EventFile::add_scalar(int64_t step, std::string_view tag, double value) { write(encode_scalar_event(now_s(), step, tag, static_cast<float>(value))); }
+void EventFile::add_scalar(int64_t step, std::string_view tag, double value) {
+  write(encode_scalar_event(now_s(), step, tag, static_cast<float>(value)));
+}
 
 void EventFile::write(const std::string& event) {
   const std::string record = frame_record(event);
   if (std::fwrite(record.data(), 1, record.size(), file_.get()) != record.size()) {
-    throw std::runtime_error(fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
+    throw std::runtime_error(
+        fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
   }
 }
 
 void EventFile::flush() {
-  if (std::fflush(file_.get()) != 0) throw std::runtime_error(fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
+  if (std::fflush(file_.get()) != 0)
+    throw std::runtime_error(
+        fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
 }
 
 }  // namespace basin

@@ -1,4 +1,5 @@
-// TensorBoard's event file, written by hand: records of protocol buffers `Event`, framed as TFRecords. No protobuf library: LibTorch embeds its own.
+// TensorBoard's event file, written by hand: records of protocol buffers `Event`, framed as
+// TFRecords. No protobuf library: LibTorch embeds its own.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,10 @@ std::string encode_version_event(double wall_time_s);
 /// The encoded Event after which TensorBoard drops what an earlier file says from `step` on.
 std::string encode_session_start_event(double wall_time_s, int64_t step);
 /// The encoded Event of one scalar.
-std::string encode_scalar_event(double wall_time_s, int64_t step, std::string_view tag, float value);
+std::string encode_scalar_event(double wall_time_s,
+                                int64_t step,
+                                std::string_view tag,
+                                float value);
 
 /// An events.out.tfevents file that only grows.
 class EventFile {

@@ -12,7 +12,8 @@
 namespace basin {
 namespace {
 
-/// Moves a fresh gradient of another dtype into its place in the fp32 buffer: summing micro-batches in bf16 would lose their small differences.
+/// Moves a fresh gradient of another dtype into its place in the fp32 buffer: summing micro-batches
+/// in bf16 would lose their small differences.
 struct AddToBuffer : torch::autograd::PostAccumulateGradHook {
   explicit AddToBuffer(at::Tensor sum) : sum_(std::move(sum)) {}
   void operator()(const at::Tensor& parameter) override {
@@ -20,20 +21,22 @@ struct AddToBuffer : torch::autograd::PostAccumulateGradHook {
     sum_.add_(parameter.grad());
     parameter.mutable_grad().reset();
   }
-  at::Tensor sum_;   // fp32, the parameter's shape
+  at::Tensor sum_;  // fp32, the parameter's shape
 };
 
 }  // namespace
 
 GradientBuckets::GradientBuckets(Transformer& model)
-    : model_(model), flat_(at::zeros(model.flat().sizes(), model.flat().options().dtype(at::kFloat))) {
+    : model_(model),
+      flat_(at::zeros(model.flat().sizes(), model.flat().options().dtype(at::kFloat))) {
   for (const Parameter& p : model.parameters()) {
     at::Tensor view = flat_.narrow(0, p.offset, p.tensor.numel()).view(p.tensor.sizes());
     p.tensor.requires_grad_(true);
     if (model.dtype() == at::kFloat) {
       p.tensor.mutable_grad() = std::move(view);
     } else {
-      torch::autograd::impl::set_post_acc_grad_hooks(p.tensor, std::make_unique<AddToBuffer>(std::move(view)));
+      torch::autograd::impl::set_post_acc_grad_hooks(
+          p.tensor, std::make_unique<AddToBuffer>(std::move(view)));
     }
   }
 }
@@ -45,7 +48,9 @@ GradientBuckets::~GradientBuckets() {
   }
 }
 
-void GradientBuckets::zero() { flat_.zero_(); }
+void GradientBuckets::zero() {
+  flat_.zero_();
+}
 
 double GradientBuckets::norm() const {
   if (!flat_.is_cpu()) return flat_.norm().item<double>();

@@ -1,6 +1,7 @@
-// The gradient of a whole model as one flat fp32 buffer, laid out like Transformer::flat(). Hooks add each parameter's gradient as backward
-// produces it, over all micro-batches of a step: fp32 models accumulate in place through views, others add into the buffer and drop the
-// gradient at once.
+// The gradient of a whole model as one flat fp32 buffer, laid out like Transformer::flat(). Hooks
+// add each parameter's gradient as backward produces it, over all micro-batches of a step: fp32
+// models accumulate in place through views, others add into the buffer and drop the gradient at
+// once.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,7 +25,7 @@ class GradientBuckets {
   void reduce(Comm& comm) { comm.all_reduce_sum(flat_); }
   /// Euclidean norm, non-finite when any element is.
   double norm() const;
-  const at::Tensor& flat() const { return flat_; }   // fp32 (padded total)
+  const at::Tensor& flat() const { return flat_; }  // fp32 (padded total)
 
  private:
   Transformer& model_;

@@ -3,23 +3,19 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <optional>
-#include <stdexcept>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -33,26 +29,6 @@ extern char** environ;
 namespace basin {
 namespace {
 
-// Between the launcher and its ranks, besides torchrun's names.
-constexpr const char* kErrorFd = "BASIN_ERROR_FD";    // where a rank's last words go
-constexpr const char* kStoreFd = "BASIN_STORE_FD";    // rank 0's bound socket: no race for a port
-constexpr const char* kParent = "BASIN_LAUNCHER_PID";
-
-std::optional<int64_t> find_integer(const char* name) {
-  const char* text = std::getenv(name);
-  if (!text || !*text) return std::nullopt;
-  int64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto [stop, error] = std::from_chars(text, end, value);
-  if (error != std::errc() || stop != end) throw std::invalid_argument(fmt::format("environment variable {}={}: not a whole number", name, text));
-  return value;
-}
-
-int64_t require_integer(const char* name, const char* because) {
-  if (const auto value = find_integer(name)) return *value;
-  throw std::invalid_argument(fmt::format("{} is set in the environment but {} is not: set both, or neither for a single process", because, name));
-}
-
 /// A socket that listens on a free loopback port, and the port.
 std::pair<int, uint16_t> listen_on_free_port() {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -60,9 +36,10 @@ std::pair<int, uint16_t> listen_on_free_port() {
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t size = sizeof(address);
-  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 || listen(fd, 128) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throw std::system_error(errno, std::generic_category(), "opening a port for the ranks to meet at");
+  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      listen(fd, 128) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+    throw std::system_error(
+        errno, std::generic_category(), "opening a port for the ranks to meet at");
   }
   return {fd, ntohs(address.sin_port)};
 }
@@ -93,18 +70,20 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 /// One started rank.
 struct Child {
   pid_t pid = 0;
-  int error_fd = -1;      // read end of the pipe with its last words
+  int error_fd = -1;  // read end of the pipe with its last words
   std::string error;
-  std::optional<int> status;   // as of waitpid
+  std::optional<int> status;  // as of waitpid
 };
 
 Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   int pipe_fds[2];
-  if (pipe2(pipe_fds, O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
+  if (pipe2(pipe_fds, O_CLOEXEC) != 0)
+    throw std::system_error(errno, std::generic_category(), "pipe");
   std::map<std::string, std::string> variables;
   for (char** entry = environ; *entry; ++entry) {
     const std::string text = *entry;
-    variables[text.substr(0, text.find('='))] = text.substr(std::min(text.size(), text.find('=') + 1));
+    variables[text.substr(0, text.find('='))] =
+        text.substr(std::min(text.size(), text.find('=') + 1));
   }
   // Duplicated numbers above any in use: dup2 in the child clears close-on-exec.
   constexpr int kChildErrorFd = 200, kChildStoreFd = 201;
@@ -112,9 +91,9 @@ Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   variables["WORLD_SIZE"] = variables["LOCAL_WORLD_SIZE"] = std::to_string(nproc);
   variables["MASTER_ADDR"] = "127.0.0.1";
   variables["MASTER_PORT"] = std::to_string(store.second);
-  variables[kErrorFd] = std::to_string(kChildErrorFd);
-  variables[kParent] = std::to_string(getpid());
-  if (rank == 0) variables[kStoreFd] = std::to_string(kChildStoreFd);
+  variables[kErrorFdVariable] = std::to_string(kChildErrorFd);
+  variables[kLauncherVariable] = std::to_string(getpid());
+  if (rank == 0) variables[kStoreFdVariable] = std::to_string(kChildStoreFd);
   std::vector<std::string> environment, arguments = own_arguments();
   for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
 
@@ -124,20 +103,32 @@ Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   if (rank == 0) posix_spawn_file_actions_adddup2(&actions, store.first, kChildStoreFd);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);   // Ctrl-C reaches the launcher alone, which passes it on once
+  posix_spawnattr_setflags(
+      &attributes,
+      POSIX_SPAWN_SETPGROUP);  // Ctrl-C reaches the launcher alone, which passes it on once
   posix_spawnattr_setpgroup(&attributes, 0);
   Child child;
-  const int error = posix_spawn(&child.pid, "/proc/self/exe", &actions, &attributes, pointers(arguments).data(), pointers(environment).data());
+  const int error = posix_spawn(&child.pid,
+                                "/proc/self/exe",
+                                &actions,
+                                &attributes,
+                                pointers(arguments).data(),
+                                pointers(environment).data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   close(pipe_fds[1]);
-  if (error != 0) throw std::system_error(error, std::generic_category(), fmt::format("starting rank {}", rank));
+  if (error != 0)
+    throw std::system_error(error, std::generic_category(), fmt::format("starting rank {}", rank));
   child.error_fd = pipe_fds[0];
   return child;
 }
 
-int exit_status(int wait_status) { return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status); }
-bool failed(const Child& child) { return child.status && exit_status(*child.status) != 0 && exit_status(*child.status) != 3; }
+int exit_status(int wait_status) {
+  return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+}
+bool failed(const Child& child) {
+  return child.status && exit_status(*child.status) != 0 && exit_status(*child.status) != 3;
+}
 
 /// The ranks of one launch; destroying it ends them.
 class Children {
@@ -163,7 +154,8 @@ class Children {
     auto give_up = std::chrono::steady_clock::time_point::max();
     int passed_on = 0;
     while (collect(first_failure)) {
-      if (const int signal = pending_signal(); signal != 0 && !std::exchange(passed_on, signal)) send_all(signal);
+      if (const int signal = pending_signal(); signal != 0 && !std::exchange(passed_on, signal))
+        send_all(signal);
       if (first_failure && give_up == std::chrono::steady_clock::time_point::max()) {
         send_all(SIGTERM);
         give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -181,7 +173,8 @@ class Children {
     }
   }
 
-  /// Takes note of ranks that ended; false when none is left. A rank that failed because another did is not the first failure.
+  /// Takes note of ranks that ended; false when none is left. A rank that failed because another
+  /// did is not the first failure.
   bool collect(std::optional<size_t>& first_failure) {
     bool running = false;
     for (size_t rank = 0; rank < all_.size(); ++rank) {
@@ -194,20 +187,28 @@ class Children {
       }
       child.status = status;
       char buffer[4096];
-      for (ssize_t n; (n = read(child.error_fd, buffer, sizeof(buffer))) > 0 || (n < 0 && errno == EINTR);) child.error.append(buffer, static_cast<size_t>(std::max<ssize_t>(n, 0)));
+      for (ssize_t n;
+           (n = read(child.error_fd, buffer, sizeof(buffer))) > 0 || (n < 0 && errno == EINTR);)
+        child.error.append(buffer, static_cast<size_t>(std::max<ssize_t>(n, 0)));
       if (!failed(child)) continue;
-      if (!first_failure || (is_secondary(all_[*first_failure]) && !is_secondary(child))) first_failure = rank;
+      if (!first_failure || (is_secondary(all_[*first_failure]) && !is_secondary(child)))
+        first_failure = rank;
     }
     return running;
   }
 
-  static bool is_secondary(const Child& child) { return !child.error.empty() && child.error[0] == '2'; }
+  static bool is_secondary(const Child& child) {
+    return !child.error.empty() && child.error[0] == '2';
+  }
 
   int report(size_t first) const {
     const Child& child = all_[first];
     std::string text = child.error.empty() ? "" : child.error.substr(1);
     if (text.empty() && WIFSIGNALED(*child.status)) {
-      text = fmt::format("error: [rank {}] ended by signal {} ({})\n", first, WTERMSIG(*child.status), strsignal(WTERMSIG(*child.status)));
+      text = fmt::format("error: [rank {}] ended by signal {} ({})\n",
+                         first,
+                         WTERMSIG(*child.status),
+                         strsignal(WTERMSIG(*child.status)));
     }
     fmt::print(stderr, "{}", text);
     return exit_status(*child.status);
@@ -218,59 +219,8 @@ class Children {
 
 }  // namespace
 
-bool is_rank() { return std::getenv("RANK") != nullptr || std::getenv("WORLD_SIZE") != nullptr; }
-
-Placement find_placement() {
-  Placement placement;
-  if (!is_rank()) return placement;
-  if (find_integer(kParent)) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);   // no rank outlives its launcher
-    if (getppid() != *find_integer(kParent)) raise(SIGTERM);
-  }
-  Rendezvous& r = placement.rendezvous;
-  r.rank = require_integer("RANK", "WORLD_SIZE");
-  r.size = require_integer("WORLD_SIZE", "RANK");
-  placement.local_rank = find_integer("LOCAL_RANK").value_or(r.size == 1 ? 0 : r.rank);
-  placement.local_size = find_integer("LOCAL_WORLD_SIZE").value_or(r.size);
-  if (r.size < 1 || r.rank < 0 || r.rank >= r.size) throw std::invalid_argument(fmt::format("RANK={} does not lie in 0..WORLD_SIZE-1, WORLD_SIZE={}", r.rank, r.size));
-  if (placement.local_rank < 0 || placement.local_rank >= placement.local_size || placement.local_size > r.size) {
-    throw std::invalid_argument(fmt::format("LOCAL_RANK={}, LOCAL_WORLD_SIZE={} and WORLD_SIZE={} contradict each other", placement.local_rank, placement.local_size, r.size));
-  }
-  if (r.size == 1) return placement;
-  if (const char* host = std::getenv("MASTER_ADDR")) r.host = host;
-  r.port = static_cast<uint16_t>(find_integer("MASTER_PORT").value_or(r.port));
-  const char* agent = std::getenv("TORCHELASTIC_USE_AGENT_STORE");
-  r.serve = r.rank == 0 && !(agent && std::string(agent) == "True");   // torchrun's agent serves the store itself
-  r.listening_fd = static_cast<int>(find_integer(kStoreFd).value_or(-1));
-  r.single_node = placement.local_size == r.size;
-  const char* id = std::getenv("TORCHELASTIC_RUN_ID");
-  r.attempt = fmt::format("{}/{}", id ? id : "0", find_integer("TORCHELASTIC_RESTART_COUNT").value_or(0));
-  return placement;
-}
-
-std::unique_ptr<Comm> make_comm(const Placement& placement) {
-  return placement.rendezvous.size == 1 ? make_single_comm() : make_gloo_comm(placement.rendezvous);
-}
-
-int launch_ranks(int64_t nproc) { return Children(nproc).run(); }
-
-int threads_per_rank() {
-  if (const auto threads = find_integer("BASIN_THREADS")) {
-    if (*threads < 1 || *threads > 4096) throw std::invalid_argument(fmt::format("BASIN_THREADS={}: expected 1..4096", *threads));
-    return static_cast<int>(*threads);
-  }
-  cpu_set_t cores;
-  const int64_t available = sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : std::thread::hardware_concurrency();
-  const int64_t ranks = std::max<int64_t>(1, find_integer("LOCAL_WORLD_SIZE").value_or(find_integer("WORLD_SIZE").value_or(1)));
-  return static_cast<int>(std::max<int64_t>(1, available / ranks));
-}
-
-void print_error(const std::string& message, bool secondary) {
-  const char* rank = std::getenv("RANK");
-  const std::string line = rank ? fmt::format("error: [rank {}] {}\n", rank, message) : fmt::format("error: {}\n", message);
-  const char* fd = std::getenv(kErrorFd);
-  const std::string tagged = (secondary ? '2' : '1') + line;
-  if (!fd || write(std::atoi(fd), tagged.data(), tagged.size()) < 0) fmt::print(stderr, "{}", line);
+int launch_ranks(int64_t nproc) {
+  return Children(nproc).run();
 }
 
 }  // namespace basin

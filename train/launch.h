@@ -1,40 +1,14 @@
-// How processes become ranks: `--nproc N` starts N copies of this program; the plain variables of torchrun (RANK, WORLD_SIZE, ...) work too.
+// `--nproc N`: starts N copies of this program as ranks and looks after them.
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <string>
 
-#include "train/comm.h"
+#include "train/placement.h"
 
 namespace basin {
 
-/// This process's place among the ranks.
-struct Placement {
-  Rendezvous rendezvous;
-  int64_t local_rank = 0, local_size = 1;
-};
-
-/// From RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; a single process without them.
-/// Throws std::invalid_argument for values that contradict each other.
-Placement find_placement();
-
-/// Connects to the other ranks.
-std::unique_ptr<Comm> make_comm(const Placement& placement);
-
-/// Whether this process was started as a rank by someone, so that --nproc must not start more.
-bool is_rank();
-
-/// Runs `nproc` copies of this program with this command line less --nproc, passes signals on, and returns their common exit status.
-/// The first rank that fails ends all; its error is printed last.
+/// Runs `nproc` copies of this program with this command line less --nproc, passes signals on, and
+/// returns their common exit status. The first rank that fails ends all; its error is printed last.
 int launch_ranks(int64_t nproc);
-
-/// Threads that this process should use: BASIN_THREADS, else the cores it may run on divided by the ranks on this machine.
-/// OMP_NUM_THREADS is not asked: torchrun sets it to 1.
-int threads_per_rank();
-
-/// The one line of `main` for a failure: "error: [rank r] ..." to stderr, or to the launcher, which prints it last.
-/// `secondary`: the failure follows from another rank's.
-void print_error(const std::string& message, bool secondary);
 
 }  // namespace basin

@@ -30,7 +30,9 @@ double peak_memory_bytes() {
 /// Cut to the terminal's width: a wrapped line could not be rewritten.
 std::string fit_terminal(std::string text) {
   winsize window{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 && text.size() >= window.ws_col) text.resize(window.ws_col - 1);
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 &&
+      text.size() >= window.ws_col)
+    text.resize(window.ws_col - 1);
   return text;
 }
 
@@ -59,7 +61,9 @@ void cut_metrics(const std::filesystem::path& file, int64_t step) {
   std::string kept;
   for (std::string line; std::getline(lines, line);) {
     const nlohmann::json row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (row.is_object() && row.contains("step") && row["step"].is_number_integer() && row["step"].get<int64_t>() <= step) kept += line + "\n";
+    if (row.is_object() && row.contains("step") && row["step"].is_number_integer() &&
+        row["step"].get<int64_t>() <= step)
+      kept += line + "\n";
   }
   if (kept != before) write_file(file, kept);
 }
@@ -90,7 +94,8 @@ void MetricsLog::write(const MetricsRow& row) {
 
 std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
   std::string text = fmt::format("step {}/{}", row.step, steps);
-  text += row.loss ? fmt::format("  loss {:.4f}", *row.loss) : std::string("  skipped (not finite)");
+  text +=
+      row.loss ? fmt::format("  loss {:.4f}", *row.loss) : std::string("  skipped (not finite)");
   text += fmt::format("  lr {:.2e}", row.lr);
   if (row.grad_norm) text += fmt::format("  |g| {:.3f}", *row.grad_norm);
   text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
@@ -103,7 +108,9 @@ std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
 }
 
 Console::Console(int64_t steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) != 0) {}
-Console::~Console() { end_line(); }
+Console::~Console() {
+  end_line();
+}
 
 void Console::show(const MetricsRow& row, double eta_s) {
   const std::string text = console_text(row, steps_, eta_s);
@@ -114,7 +121,7 @@ void Console::show(const MetricsRow& row, double eta_s) {
     fmt::print(stderr, "{}\n", text);
   }
   open_ = terminal_;
-  if (row.val_loss || row.sink_metric) end_line();   // measured numbers stay on the screen
+  if (row.val_loss || row.sink_metric) end_line();  // measured numbers stay on the screen
 }
 
 void Console::end_line() {

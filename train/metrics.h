@@ -1,4 +1,5 @@
-// What a run shows of itself: a row of metrics.jsonl, the same for TensorBoard, and a console line, all from one MetricsRow.
+// What a run shows of itself: a row of metrics.jsonl, the same for TensorBoard, and a console line,
+// all from one MetricsRow.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +13,19 @@ namespace basin {
 
 /// One object of metrics.jsonl; an absent number is null.
 struct MetricsRow {
-  int64_t step = 0;                        // steps done
-  int64_t tokens = 0;                      // predicted tokens seen so far, sinks not counted
-  std::optional<double> loss;              // nats per token of this step's global batch; null when the step was skipped
+  int64_t step = 0;    // steps done
+  int64_t tokens = 0;  // predicted tokens seen so far, sinks not counted
+  std::optional<double> loss =
+      {};  // nats per token of this step's global batch; null when the step was skipped
   double lr = 0;
-  std::optional<double> grad_norm;         // before clipping; null when not finite
-  double tokens_per_second = 0;            // predicted tokens over training time since the row before
-  std::optional<double> mfu;               // share of the device's peak; null where that is unknown
-  std::optional<double> val_loss;          // nats per held-out token, when measured at this step
-  std::optional<double> sink_metric;       // share of heads above the threshold, when measured at this step
-  int64_t skipped = 0;                     // non-finite steps so far
-  double seconds = 0;                      // wall clock of the run so far, all sessions
+  std::optional<double> grad_norm = {};  // before clipping; null when not finite
+  double tokens_per_second = 0;          // predicted tokens over training time since the row before
+  std::optional<double> mfu = {};        // share of the device's peak; null where that is unknown
+  std::optional<double> val_loss = {};   // nats per held-out token, when measured at this step
+  std::optional<double> sink_metric =
+      {};               // share of heads above the threshold, when measured at this step
+  int64_t skipped = 0;  // non-finite steps so far
+  double seconds = 0;   // wall clock of the run so far, all sessions
 };
 
 std::string to_json_line(const MetricsRow& row);
@@ -58,7 +61,8 @@ class Console {
   bool terminal_, open_ = false;
 };
 
-/// "step 20/1000  loss 3.2145  lr 1.00e-03  |g| 0.51  12.3 k tokens/s  mfu n/a  eta 3 min 20 s", with validation and sink metric when measured.
+/// "step 20/1000  loss 3.2145  lr 1.00e-03  |g| 0.51  12.3 k tokens/s  mfu n/a  eta 3 min 20 s",
+/// with validation and sink metric when measured.
 std::string console_text(const MetricsRow& row, int64_t steps, double eta_s);
 
 }  // namespace basin

@@ -7,7 +7,8 @@
 
 namespace basin {
 
-/// Learning rate of step `step` (0-based) of `config.steps`. Warm-up reaches the peak at its last step; cosine and wsd reach min_lr at the run's last.
+/// Learning rate of step `step` (0-based) of `config.steps`. Warm-up reaches the peak at its last
+/// step; cosine and wsd reach min_lr at the run's last.
 double learning_rate(const TrainConfig& config, int64_t step);
 
 }  // namespace basin

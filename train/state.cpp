@@ -34,7 +34,10 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kShard = "trainer/shard-00000-of-00001.safetensors";
 constexpr const char* kState = "trainer/state.json";
 
-Json to_json(const TrainState& state, int64_t optimizer_count, const Machine& machine, const RunConfig& config) {
+Json to_json(const TrainState& state,
+             int64_t optimizer_count,
+             const Machine& machine,
+             const RunConfig& config) {
   Json json;
   json["step"] = state.step;
   json["batch"] = state.batch;
@@ -44,8 +47,12 @@ Json to_json(const TrainState& state, int64_t optimizer_count, const Machine& ma
   json["seconds"] = state.seconds;
   json["val_loss"] = state.val_loss ? Json(*state.val_loss) : Json(nullptr);
   json["seed"] = config.train.seed;
-  json["machine"] = {{"build", machine.build}, {"torch", machine.torch},     {"instruction_set", machine.instruction_set},
-                     {"device", machine.device}, {"ranks", machine.ranks}, {"threads", machine.threads}};
+  json["machine"] = {{"build", machine.build},
+                     {"torch", machine.torch},
+                     {"instruction_set", machine.instruction_set},
+                     {"device", machine.device},
+                     {"ranks", machine.ranks},
+                     {"threads", machine.threads}};
   json["config"] = to_yaml(config);
   return json;
 }
@@ -60,7 +67,9 @@ std::optional<int64_t> step_of(const std::string& name) {
   return error == std::errc() && stop == end ? std::optional(step) : std::nullopt;
 }
 
-fs::path aside(const fs::path& directory) { return fs::path(directory) += fmt::format(".tmp.{}", getpid()); }
+fs::path aside(const fs::path& directory) {
+  return fs::path(directory) += fmt::format(".tmp.{}", getpid());
+}
 
 /// Renaming comes first: a kill half-way leaves no damaged checkpoint under its name.
 void remove_checkpoint(const fs::path& directory) {
@@ -73,16 +82,21 @@ void remove_checkpoint(const fs::path& directory) {
 std::optional<double> saved_validation_loss(const fs::path& directory) {
   try {
     return read_state(directory).state.val_loss;
-  } catch (const std::exception&) {   // damaged: not among the best
+  } catch (const std::exception&) {  // damaged: not among the best
     return std::nullopt;
   }
 }
 
-std::vector<std::pair<std::string, at::Tensor>> named_parts(const Transformer& model, const Optimizer& optimizer) {
+std::vector<std::pair<std::string, at::Tensor>> named_parts(const Transformer& model,
+                                                            const Optimizer& optimizer) {
   std::vector<std::pair<std::string, at::Tensor>> parts;
-  for (const auto& [prefix, flat] : {std::pair<std::string, at::Tensor>{"master.", optimizer.master()}, {"m.", optimizer.m()}, {"v.", optimizer.v()}}) {
+  for (const auto& [prefix, flat] :
+       {std::pair<std::string, at::Tensor>{"master.", optimizer.master()},
+        {"m.", optimizer.m()},
+        {"v.", optimizer.v()}}) {
     for (const Parameter& p : model.parameters()) {
-      parts.emplace_back(prefix + p.name, flat.narrow(0, p.offset, p.tensor.numel()).view(p.tensor.sizes()));
+      parts.emplace_back(prefix + p.name,
+                         flat.narrow(0, p.offset, p.tensor.numel()).view(p.tensor.sizes()));
     }
   }
   return parts;
@@ -106,10 +120,17 @@ std::vector<std::string> Machine::changes_since(const Machine& before) const {
 
 Machine this_machine(at::Device device, int64_t ranks) {
   static const std::string build = xxh3_hex_of_file("/proc/self/exe");
-  return {build, TORCH_VERSION, kernels::instruction_set(), c10::DeviceTypeName(device.type(), /*lower_case=*/true), ranks, at::get_num_threads()};
+  return {build,
+          TORCH_VERSION,
+          kernels::instruction_set(),
+          c10::DeviceTypeName(device.type(), /*lower_case=*/true),
+          ranks,
+          at::get_num_threads()};
 }
 
-fs::path step_directory(const fs::path& run_directory, int64_t step) { return run_directory / fmt::format("step-{:08}", step); }
+fs::path step_directory(const fs::path& run_directory, int64_t step) {
+  return run_directory / fmt::format("step-{:08}", step);
+}
 
 std::vector<int64_t> list_steps(const fs::path& run_directory) {
   std::vector<int64_t> steps;
@@ -137,11 +158,21 @@ SavedState read_state(const fs::path& directory) {
   try {
     const Json json = Json::parse(read_file(path));
     SavedState saved;
-    saved.state = {json.at("step"), json.at("batch"), json.at("skipped"), json.at("skipped_in_row"), json.at("seconds"), std::nullopt};
+    saved.state = {json.at("step"),
+                   json.at("batch"),
+                   json.at("skipped"),
+                   json.at("skipped_in_row"),
+                   json.at("seconds"),
+                   std::nullopt};
     if (!json.at("val_loss").is_null()) saved.state.val_loss = json["val_loss"].get<double>();
     saved.optimizer_count = json.at("adamw_count");
     const Json& machine = json.at("machine");
-    saved.machine = {machine.at("build"), machine.at("torch"), machine.at("instruction_set"), machine.at("device"), machine.at("ranks"), machine.at("threads")};
+    saved.machine = {machine.at("build"),
+                     machine.at("torch"),
+                     machine.at("instruction_set"),
+                     machine.at("device"),
+                     machine.at("ranks"),
+                     machine.at("threads")};
     saved.config = config_from_text<RunConfig>(json.at("config").get<std::string>(), path.string());
     return saved;
   } catch (const nlohmann::json::exception& error) {
@@ -155,8 +186,13 @@ void load_weights(const fs::path& directory, const Transformer& model, Optimizer
   for (auto& [name, part] : named_parts(model, optimizer)) {
     const at::Tensor saved = file.read(name);
     if (saved.sizes() != part.sizes() || saved.scalar_type() != part.scalar_type()) {
-      throw std::runtime_error(fmt::format("{}: tensor {} is {} {}, expected {} {}", file.path().string(), name, c10::toString(saved.scalar_type()),
-                                           c10::str(saved.sizes()), c10::toString(part.scalar_type()), c10::str(part.sizes())));
+      throw std::runtime_error(fmt::format("{}: tensor {} is {} {}, expected {} {}",
+                                           file.path().string(),
+                                           name,
+                                           c10::toString(saved.scalar_type()),
+                                           c10::str(saved.sizes()),
+                                           c10::toString(part.scalar_type()),
+                                           c10::str(part.sizes())));
     }
     part.copy_(saved);
   }
@@ -168,7 +204,9 @@ void remove_leftovers(const fs::path& run_directory) {
   std::vector<fs::path> leftovers;
   for (const fs::directory_entry& entry : fs::directory_iterator(run_directory)) {
     const std::string name = entry.path().filename().string();
-    if (const size_t at = name.find(".tmp."); at != std::string::npos && step_of(name.substr(0, at))) leftovers.push_back(entry.path());
+    if (const size_t at = name.find(".tmp.");
+        at != std::string::npos && step_of(name.substr(0, at)))
+      leftovers.push_back(entry.path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path);
 }
@@ -177,27 +215,37 @@ RunLock::RunLock(const fs::path& run_directory) {
   fs::create_directories(run_directory);
   const fs::path path = run_directory / ".lock";
   fd_ = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
-  if (fd_ < 0) throw std::runtime_error(fmt::format("cannot write in {}: {}", run_directory.string(), std::strerror(errno)));
+  if (fd_ < 0)
+    throw std::runtime_error(
+        fmt::format("cannot write in {}: {}", run_directory.string(), std::strerror(errno)));
   if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     close(fd_);
-    throw std::runtime_error(fmt::format("another process trains in {}: wait for it or use another run.dir", run_directory.string()));
+    throw std::runtime_error(
+        fmt::format("another process trains in {}: wait for it or use another run.dir",
+                    run_directory.string()));
   }
 }
-RunLock::~RunLock() { close(fd_); }
+RunLock::~RunLock() {
+  close(fd_);
+}
 
 CheckpointWriter::CheckpointWriter(const RunConfig& config, Machine machine)
     : config_(config), machine_(std::move(machine)), run_directory_(config.run.dir) {
-  if (const auto info = find_dataset_info(config.data.train.at(0).path)) tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
+  if (const auto info = find_dataset_info(config.data.train.at(0).path))
+    tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
 }
 
-fs::path CheckpointWriter::save(const TrainState& state, const Transformer& model, const Optimizer& optimizer) const {
-  const fs::path directory = step_directory(run_directory_, state.step), temporary = aside(directory);
+fs::path CheckpointWriter::save(const TrainState& state,
+                                const Transformer& model,
+                                const Optimizer& optimizer) const {
+  const fs::path directory = step_directory(run_directory_, state.step),
+                 temporary = aside(directory);
   fs::remove_all(temporary);
   fs::create_directories(temporary / "trainer");
   try {
     write_files(state, model, optimizer, temporary);
     write_manifest(temporary);
-    if (fs::exists(directory)) remove_checkpoint(directory);   // a damaged one of the same step
+    if (fs::exists(directory)) remove_checkpoint(directory);  // a damaged one of the same step
     fs::rename(temporary, directory);
   } catch (...) {
     std::error_code ignored;
@@ -209,36 +257,53 @@ fs::path CheckpointWriter::save(const TrainState& state, const Transformer& mode
   return directory;
 }
 
-void CheckpointWriter::write_files(const TrainState& state, const Transformer& model, const Optimizer& optimizer, const fs::path& directory) const {
+void CheckpointWriter::write_files(const TrainState& state,
+                                   const Transformer& model,
+                                   const Optimizer& optimizer,
+                                   const fs::path& directory) const {
   const int64_t sequence_length = config_.data.sequence_length;
-  save_model(model, sequence_length, directory, tokenizer_ ? std::optional(kEosId) : std::nullopt);   // what ends foreign texts is not known
+  save_model(
+      model,
+      sequence_length,
+      directory,
+      tokenizer_ ? std::optional(kEosId) : std::nullopt);  // what ends foreign texts is not known
   if (tokenizer_) {
-    write_tokenizer_files(*tokenizer_, model.config().sink.ids(), sequence_length + model.config().sink.tokens(), directory);
+    write_tokenizer_files(*tokenizer_,
+                          model.config().sink.ids(),
+                          sequence_length + model.config().sink.tokens(),
+                          directory);
   }
   write_safetensors(directory / kShard, named_parts(model, optimizer));
-  write_file(directory / kState, to_json(state, optimizer.count(), machine_, config_).dump(2) + "\n");
+  write_file(directory / kState,
+             to_json(state, optimizer.count(), machine_, config_).dump(2) + "\n");
 }
 
 void CheckpointWriter::prune(int64_t newest) const {
   const CheckpointConfig& keep = config_.train.checkpoint;
   std::vector<int64_t> steps = list_steps(run_directory_);
-  std::erase_if(steps, [&](int64_t step) { return step > newest; });   // damaged ones, passed over on resume: they must not push out good ones
-  std::set<int64_t> kept(steps.begin(), steps.begin() + std::min<int64_t>(keep.keep_last, std::ssize(steps)));
+  std::erase_if(steps, [&](int64_t step) {
+    return step > newest;
+  });  // damaged ones, passed over on resume: they must not push out good ones
+  std::set<int64_t> kept(steps.begin(),
+                         steps.begin() + std::min<int64_t>(keep.keep_last, std::ssize(steps)));
   std::vector<std::pair<double, int64_t>> by_loss;
   for (const int64_t step : steps) {
     if (keep.keep_every > 0 && step % keep.keep_every == 0) kept.insert(step);
     if (keep.keep_best == 0) continue;
-    if (const auto loss = saved_validation_loss(step_directory(run_directory_, step))) by_loss.emplace_back(*loss, step);
+    if (const auto loss = saved_validation_loss(step_directory(run_directory_, step)))
+      by_loss.emplace_back(*loss, step);
   }
   std::sort(by_loss.begin(), by_loss.end());
-  for (int64_t i = 0; i < std::min<int64_t>(keep.keep_best, std::ssize(by_loss)); ++i) kept.insert(by_loss[i].second);
+  for (int64_t i = 0; i < std::min<int64_t>(keep.keep_best, std::ssize(by_loss)); ++i)
+    kept.insert(by_loss[i].second);
   for (const int64_t step : steps) {
     if (!kept.contains(step)) remove_checkpoint(step_directory(run_directory_, step));
   }
 }
 
 void CheckpointWriter::set_final(int64_t step) const {
-  const fs::path link = run_directory_ / "final", temporary = run_directory_ / fmt::format("final.tmp.{}", getpid());
+  const fs::path link = run_directory_ / "final",
+                 temporary = run_directory_ / fmt::format("final.tmp.{}", getpid());
   fs::remove(temporary);
   fs::create_directory_symlink(step_directory("", step), temporary);
   fs::rename(temporary, link);

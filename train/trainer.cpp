@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <stdexcept>
 
 #include "configs/files.h"
@@ -19,13 +20,17 @@
 namespace basin {
 namespace {
 
-/// Samples of a forward and backward pass: the most whose positions stay below what the device works on well, dividing the rank's share.
+/// Samples of a forward and backward pass: the most whose positions stay below what the device
+/// works on well, dividing the rank's share.
 int64_t choose_micro_batch(const RunConfig& config, int64_t rank_batch, at::Device device) {
   const int64_t given = config.train.micro_batch;
   if (given > 0 && rank_batch % given == 0) return given;
   if (given > 0) {
-    throw std::invalid_argument(
-        fmt::format("train.micro_batch {} does not divide a rank's share of train.global_batch, {} of {}", given, rank_batch, config.train.global_batch));
+    throw std::invalid_argument(fmt::format(
+        "train.micro_batch {} does not divide a rank's share of train.global_batch, {} of {}",
+        given,
+        rank_batch,
+        config.train.global_batch));
   }
   const int64_t positions = config.data.sequence_length + config.model.sink.tokens();
   int64_t rows = std::clamp<int64_t>((device.is_cpu() ? 8192 : 65536) / positions, 1, rank_batch);
@@ -33,7 +38,8 @@ int64_t choose_micro_batch(const RunConfig& config, int64_t rank_batch, at::Devi
   return rows;
 }
 
-/// fp32 initial weights; a bf16 model's are their rounding, so that both precisions start from the same point.
+/// fp32 initial weights; a bf16 model's are their rounding, so that both precisions start from the
+/// same point.
 at::Tensor initial_master(Transformer& model, uint64_t seed) {
   if (model.dtype() == at::kFloat) {
     model.initialize(seed);
@@ -44,9 +50,13 @@ at::Tensor initial_master(Transformer& model, uint64_t seed) {
   return full.flat();
 }
 
-double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1; }
+double clip_factor(double norm, double limit) {
+  return limit > 0 && norm > limit ? limit / norm : 1;
+}
 
-std::optional<double> if_finite(double value) { return std::isfinite(value) ? std::optional(value) : std::nullopt; }
+std::optional<double> if_finite(double value) {
+  return std::isfinite(value) ? std::optional(value) : std::nullopt;
+}
 
 }  // namespace
 
@@ -55,11 +65,22 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
       comm_(comm),
       device_(device),
       lock_(comm.is_root() ? std::make_unique<RunLock>(config.run.dir) : nullptr),
-      loader_(config.data, {config.train.global_batch, comm.rank(), comm.size(), static_cast<uint64_t>(config.train.seed)}) {
+      loader_(config.data,
+              {config.train.global_batch,
+               comm.rank(),
+               comm.size(),
+               static_cast<uint64_t>(config.train.seed)}) {
   micro_batch_ = choose_micro_batch(config, config.train.global_batch / comm.size(), device);
-  if (!config.data.heldout.empty()) validation_.emplace(config.data, config.train.validation.tokens);
-  model_ = std::make_unique<Transformer>(config.model, config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, device);
-  optimizer_ = std::make_unique<Optimizer>(*model_, initial_master(*model_, static_cast<uint64_t>(config.train.seed)), config.train.optimizer);
+  if (!config.data.heldout.empty())
+    validation_.emplace(config.data, config.train.validation.tokens);
+  model_ = std::make_unique<Transformer>(
+      config.model,
+      config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
+      device);
+  optimizer_ =
+      std::make_unique<Optimizer>(*model_,
+                                  initial_master(*model_, static_cast<uint64_t>(config.train.seed)),
+                                  config.train.optimizer);
   gradients_ = std::make_unique<GradientBuckets>(*model_);
   resume();
   if (comm.is_root()) open_run_directory();
@@ -68,27 +89,32 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
 Trainer::~Trainer() = default;
 
 StepResult Trainer::train_step() {
-  const at::Tensor batch = loader_.batch(state_.batch).to(device_);   // (B / ranks, T + 1)
+  const at::Tensor batch = loader_.batch(state_.batch).to(device_);  // (B / ranks, T + 1)
   const std::vector<at::Tensor> micro_batches = batch.split(micro_batch_);
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device_));
   gradients_->zero();
   for (const at::Tensor& samples : micro_batches) {
     const at::Tensor loss = model_->loss(samples);
-    loss.backward();   // the hooks of gradients_ collect what it produces
+    loss.backward();  // the hooks of gradients_ collect what it produces
     loss_sum += loss.detach();
   }
   gradients_->reduce(comm_);
-  at::Tensor agreed = at::tensor({loss_sum.item<double>(), stop_requested() ? 1.0 : 0.0}, at::kDouble);
+  at::Tensor agreed =
+      at::tensor({loss_sum.item<double>(), stop_requested() ? 1.0 : 0.0}, at::kDouble);
   comm_.all_reduce_sum(agreed);
 
-  const double parts = static_cast<double>(std::ssize(micro_batches) * comm_.size());   // each a mean over as many tokens
+  const double parts = static_cast<double>(std::ssize(micro_batches) *
+                                           comm_.size());  // each a mean over as many tokens
   StepResult result;
   result.loss = agreed[0].item<double>() / parts;
   result.stop = agreed[1].item<double>() > 0;
   result.grad_norm = gradients_->norm() / parts;
   result.lr = learning_rate(config_.train, state_.step);
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
-  if (!result.skipped) optimizer_->step(gradients_->flat(), clip_factor(result.grad_norm, config_.train.optimizer.clip) / parts, result.lr);
+  if (!result.skipped)
+    optimizer_->step(gradients_->flat(),
+                     clip_factor(result.grad_norm, config_.train.optimizer.clip) / parts,
+                     result.lr);
   if (result.skipped) report_skip(result);
 
   ++state_.step;
@@ -100,7 +126,9 @@ StepResult Trainer::train_step() {
 
 Trainer::Outcome Trainer::run() {
   if (is_last()) {
-    if (comm_.is_root()) spdlog::info("{}: all {} steps are done, nothing to do", config_.run.dir, config_.train.steps);
+    if (comm_.is_root())
+      spdlog::info(
+          "{}: all {} steps are done, nothing to do", config_.run.dir, config_.train.steps);
     return Outcome::kFinished;
   }
   while (!is_last()) {
@@ -109,9 +137,13 @@ Trainer::Outcome Trainer::run() {
     stepping_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
     ++steps_since_row_;
     if (state_.skipped_in_row >= config_.train.max_skipped) {
-      throw std::runtime_error(fmt::format("{} steps in a row had a non-finite loss or gradient (train.max_skipped), the last was step {}; the newest checkpoint in {} "
-                                           "is good: lower train.optimizer.lr or look at the samples named above",
-                                           state_.skipped_in_row, state_.step, config_.run.dir));
+      throw std::runtime_error(
+          fmt::format("{} steps in a row had a non-finite loss or gradient (train.max_skipped), "
+                      "the last was step {}; the newest checkpoint in {} "
+                      "is good: lower train.optimizer.lr or look at the samples named above",
+                      state_.skipped_in_row,
+                      state_.step,
+                      config_.run.dir));
     }
     measure_and_log(result);
     const bool stop = result.stop && !is_last();
@@ -124,16 +156,22 @@ Trainer::Outcome Trainer::run() {
 
 void Trainer::resume() {
   const std::filesystem::path run_directory = config_.run.dir;
-  const int64_t step = comm_.broadcast(comm_.is_root() ? find_newest_intact(run_directory).value_or(-1) : 0);
+  const int64_t step =
+      comm_.broadcast(comm_.is_root() ? find_newest_intact(run_directory).value_or(-1) : 0);
   if (step < 0) return;
   const std::filesystem::path directory = step_directory(run_directory, step);
   const SavedState saved = read_state(directory);
   if (const auto obstacles = resume_obstacles(saved.config, config_, step); !obstacles.empty()) {
-    throw std::invalid_argument(fmt::format("{} holds a run of another configuration: use another run.dir, or restore\n  {}", config_.run.dir, fmt::join(obstacles, "\n  ")));
+    throw std::invalid_argument(fmt::format(
+        "{} holds a run of another configuration: use another run.dir, or restore\n  {}",
+        config_.run.dir,
+        fmt::join(obstacles, "\n  ")));
   }
   if (comm_.is_root()) spdlog::info("resuming from {}", directory.string());
-  for (const std::string& change : this_machine(device_, comm_.size()).changes_since(saved.machine)) {
-    if (comm_.is_root()) spdlog::info("the continuation is not bit-exact, what ran it has changed: {}", change);
+  for (const std::string& change :
+       this_machine(device_, comm_.size()).changes_since(saved.machine)) {
+    if (comm_.is_root())
+      spdlog::info("the continuation is not bit-exact, what ran it has changed: {}", change);
   }
   load_weights(directory, *model_, *optimizer_);
   optimizer_->set_count(saved.optimizer_count);
@@ -146,7 +184,7 @@ void Trainer::open_run_directory() {
   const std::filesystem::path run_directory = config_.run.dir;
   remove_leftovers(run_directory);
   checkpoints_ = std::make_unique<CheckpointWriter>(config_, this_machine(device_, comm_.size()));
-  if (is_last()) {   // a kill between the last checkpoint and the link
+  if (is_last()) {  // a kill between the last checkpoint and the link
     if (!std::filesystem::exists(run_directory / "final")) checkpoints_->set_final(state_.step);
     return;
   }
@@ -157,20 +195,26 @@ void Trainer::open_run_directory() {
 }
 
 void Trainer::report_skip(const StepResult& result) const {
-  std::vector<std::string> names;
-  for (const auto& [dataset, sample] : loader_.sample_ids(state_.batch)) {
-    names.push_back(fmt::format("{}:{}", loader_.datasets().at(static_cast<size_t>(dataset)).name(), sample));
-  }
+  std::map<std::string, std::vector<int64_t>> samples;  // by dataset
+  for (const auto& [dataset, sample] : loader_.sample_ids(state_.batch))
+    samples[loader_.datasets().at(static_cast<size_t>(dataset)).name()].push_back(sample);
+  std::string names;
+  for (const auto& [name, numbers] : samples)
+    names += fmt::format("; samples of {}: {}", name, fmt::join(numbers, " "));
   if (console_) console_->end_line();
-  spdlog::warn("step {} skipped: loss {}, gradient norm {}; weights unchanged; samples of rank {}: {}", state_.step + 1, result.loss, result.grad_norm, comm_.rank(),
-               fmt::join(names, " "));
+  spdlog::warn("step {} skipped: loss {}, gradient norm {}; weights unchanged{}",
+               state_.step + 1,
+               result.loss,
+               result.grad_norm,
+               names);
 }
 
 void Trainer::measure_and_log(const StepResult& result) {
   const TrainConfig& train = config_.train;
   const bool saves = is_due(train.checkpoint.every) || result.stop || is_last();
   state_.val_loss.reset();
-  if (validation_ && (is_due(train.validation.every) || is_last() || (train.checkpoint.keep_best > 0 && saves))) {
+  if (validation_ &&
+      (is_due(train.validation.every) || is_last() || (train.checkpoint.keep_best > 0 && saves))) {
     state_.val_loss = validation_->loss(*model_, comm_, micro_batch_);
   }
   if (!comm_.is_root()) return;
@@ -189,15 +233,21 @@ void Trainer::measure_and_log(const StepResult& result) {
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;
   metrics_->write(row);
-  console_->show(row, session_seconds() / static_cast<double>(state_.step - first_step_) * static_cast<double>(train.steps - state_.step));
+  console_->show(row,
+                 session_seconds() / static_cast<double>(state_.step - first_step_) *
+                     static_cast<double>(train.steps - state_.step));
   stepping_seconds_ = 0;
   steps_since_row_ = 0;
 }
 
 std::optional<double> Trainer::sink_metric() const {
   try {
-    return measure_sink(*model_, validation_->samples(0, std::min(kSinkSequences, validation_->num_samples())).to(device_)).sink_first;
-  } catch (const Interrupted&) {   // asked to stop: the step after this one saves
+    return measure_sink(
+               *model_,
+               validation_->samples(0, std::min(kSinkSequences, validation_->num_samples()))
+                   .to(device_))
+        .sink_first;
+  } catch (const Interrupted&) {  // asked to stop: the step after this one saves
     return std::nullopt;
   }
 }
@@ -215,6 +265,8 @@ bool Trainer::stop_requested() const {
   return pending_signal() != 0 || (limit > 0 && session_seconds() >= limit);
 }
 
-double Trainer::session_seconds() const { return std::chrono::duration<double>(Clock::now() - started_).count(); }
+double Trainer::session_seconds() const {
+  return std::chrono::duration<double>(Clock::now() - started_).count();
+}
 
 }  // namespace basin

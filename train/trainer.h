@@ -1,4 +1,5 @@
-// The training loop. `train_step` is the whole of one step; what surrounds it (validation, metrics, checkpoints, stopping) is in `run`.
+// The training loop. `train_step` is the whole of one step; what surrounds it (validation, metrics,
+// checkpoints, stopping) is in `run`.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,23 +23,25 @@ namespace basin {
 
 /// What one step came to, the same on all ranks.
 struct StepResult {
-  double loss = 0;        // nats per predicted token, mean over the global batch
-  double grad_norm = 0;   // before clipping
+  double loss = 0;       // nats per predicted token, mean over the global batch
+  double grad_norm = 0;  // before clipping
   double lr = 0;
-  bool skipped = false;   // loss or norm was not finite
-  bool stop = false;      // a rank was asked to stop
+  bool skipped = false;  // loss or norm was not finite
+  bool stop = false;     // a rank was asked to stop
 };
 
 class Trainer {
  public:
   enum class Outcome { kFinished, kStopped };
 
-  /// Builds everything and takes up the newest intact checkpoint of config.run.dir. `config` must have gone through match_model_to_data.
-  /// Throws std::invalid_argument when the directory holds a run of another configuration. `comm` must outlive the trainer.
+  /// Builds everything and takes up the newest intact checkpoint of config.run.dir. `config` must
+  /// have gone through match_model_to_data. Throws std::invalid_argument when the directory holds a
+  /// run of another configuration. `comm` must outlive the trainer.
   Trainer(const RunConfig& config, Comm& comm, at::Device device);
   ~Trainer();
 
-  /// Trains to the last step, or until asked to stop, and saves. Throws std::runtime_error after train.max_skipped non-finite steps in a row.
+  /// Trains to the last step, or until asked to stop, and saves. Throws std::runtime_error after
+  /// train.max_skipped non-finite steps in a row.
   Outcome run();
   /// One optimizer step on the next global batch.
   StepResult train_step();
@@ -63,23 +66,23 @@ class Trainer {
   RunConfig config_;
   Comm& comm_;
   at::Device device_;
-  std::unique_ptr<RunLock> lock_;                     // rank 0
+  std::unique_ptr<RunLock> lock_;  // rank 0
   DataLoader loader_;
   std::optional<Validation> validation_;
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientBuckets> gradients_;
-  std::unique_ptr<CheckpointWriter> checkpoints_;     // rank 0
-  std::unique_ptr<MetricsLog> metrics_;               // rank 0
-  std::unique_ptr<Console> console_;                  // rank 0
+  std::unique_ptr<CheckpointWriter> checkpoints_;  // rank 0
+  std::unique_ptr<MetricsLog> metrics_;            // rank 0
+  std::unique_ptr<Console> console_;               // rank 0
   int64_t micro_batch_ = 1;
   TrainState state_;
 
   using Clock = std::chrono::steady_clock;
   Clock::time_point started_ = Clock::now();
-  double seconds_before_ = 0;      // of earlier sessions
-  int64_t first_step_ = 0;         // of this session
-  double stepping_seconds_ = 0;    // in train_step since the last row
+  double seconds_before_ = 0;    // of earlier sessions
+  int64_t first_step_ = 0;       // of this session
+  double stepping_seconds_ = 0;  // in train_step since the last row
   int64_t steps_since_row_ = 0;
 };
 

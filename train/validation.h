@@ -1,4 +1,5 @@
-// Held-out loss during training: the same samples at every measurement and for every run of the same data, length and number of tokens.
+// Held-out loss during training: the same samples at every measurement and for every run of the
+// same data, length and number of tokens.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -27,8 +28,8 @@ class Validation {
  private:
   IndexedDataset dataset_;
   int64_t sequence_length_;
-  int64_t num_samples_ = 0;   // measured, spread evenly over...
-  int64_t available_ = 0;     // the samples that the dataset has
+  int64_t num_samples_ = 0;  // measured, spread evenly over...
+  int64_t available_ = 0;    // the samples that the dataset has
 };
 
 }  // namespace basin

@@ -1,4 +1,5 @@
-// What streaming costs, in one run: a step with a just-filled cache and a million tokens later, and tokens/s of the ways to score a text.
+// What streaming costs, in one run: a step with a just-filled cache and a million tokens later, and
+// tokens/s of the ways to score a text.
 //   build/basin_streaming_bench [TOKENS] [THREADS]
 // A step's time is the least mean of 40 rounds of 50 steps.
 #include <ATen/ATen.h>
@@ -35,17 +36,21 @@ ModelConfig demo_like() {
   return c;
 }
 
-// Least mean time of a step over many rounds, in turn for each cache, so that what else the machine does hits all alike.
-std::vector<double> step_ms(const Transformer& model, const std::vector<KvCache*>& caches, const at::Tensor& tokens) {
+// Least mean time of a step over many rounds, in turn for each cache, so that what else the machine
+// does hits all alike.
+std::vector<double> step_ms(const Transformer& model,
+                            const std::vector<KvCache*>& caches,
+                            const at::Tensor& tokens) {
   std::vector<double> best(caches.size(), 1e9);
   for (int round = 0; round < 40; ++round)
     for (size_t c = 0; c < caches.size(); ++c)
       best[c] = std::min(best[c], 20 * seconds([&] {
-        for (int i = 0; i < 50; ++i) {
-          model.decode(tokens.narrow(0, i, 1).unsqueeze(0), caches[c]->attention());
-          caches[c]->advance(1);
-        }
-      }));
+                                    for (int i = 0; i < 50; ++i) {
+                                      model.decode(tokens.narrow(0, i, 1).unsqueeze(0),
+                                                   caches[c]->attention());
+                                      caches[c]->advance(1);
+                                    }
+                                  }));
   return best;
 }
 
@@ -71,12 +76,26 @@ int main(int argc, char** argv) {
   const double chunks = seconds([&] { stream(old, tokens); });
   const auto late = static_cast<long>(old.position());
   const std::vector<double> step = step_ms(model, {&filled, &old}, text);
-  std::printf("cache %ld+%ld, 4 layers of 128\n", static_cast<long>(shape.sinks), static_cast<long>(shape.recent));
-  std::printf("step, cache just filled      %.4f ms, %ld bytes\n", step[0], static_cast<long>(filled.bytes()));
-  std::printf("step, after %8ld tokens %.4f ms, %ld bytes, ratio %.3f\n", late, step[1], static_cast<long>(old.bytes()), step[1] / step[0]);
+  std::printf("cache %ld+%ld, 4 layers of 128\n",
+              static_cast<long>(shape.sinks),
+              static_cast<long>(shape.recent));
+  std::printf("step, cache just filled      %.4f ms, %ld bytes\n",
+              step[0],
+              static_cast<long>(filled.bytes()));
+  std::printf("step, after %8ld tokens %.4f ms, %ld bytes, ratio %.3f\n",
+              late,
+              step[1],
+              static_cast<long>(old.bytes()),
+              step[1] / step[0]);
   std::printf("through the layers in chunks %.0f tokens/s\n", static_cast<double>(tokens) / chunks);
   const double parallel = 8191 / seconds([&] { score_stream(model, shape, text); });
-  const double recompute = 64 / seconds([&] { score_recompute(model, shape.entries(), text, at::arange(4000, 4064, at::kLong)); });
-  std::printf("scored: stream in parallel %.0f tokens/s, token by token %.0f, recompute %.0f\n", parallel, 1e3 / step[1], recompute);
+  const double recompute =
+      64 / seconds([&] {
+        score_recompute(model, shape.entries(), text, at::arange(4000, 4064, at::kLong));
+      });
+  std::printf("scored: stream in parallel %.0f tokens/s, token by token %.0f, recompute %.0f\n",
+              parallel,
+              1e3 / step[1],
+              recompute);
   return 0;
 }

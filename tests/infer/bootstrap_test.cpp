@@ -46,13 +46,15 @@ TEST(BlockBootstrap, ManyBlocksApproachTheNormalInterval) {
 }
 
 TEST(BlockBootstrap, WeighsBlocksByTheirTokens) {
-  // A short last block must not count like a long one: the mean of any resample with at least one long block is near the long blocks'.
+  // A short last block must not count like a long one: the mean of any resample with at least one
+  // long block is near the long blocks'.
   std::vector<BlockSum> blocks(40, BlockSum{512, 512});
   blocks.push_back({100, 1});
   const auto interval = block_bootstrap(blocks);
   ASSERT_TRUE(interval);
   EXPECT_DOUBLE_EQ(interval->low, 1);
-  EXPECT_NEAR(interval->high, 1 + 99.0 * 3 / (38 * 512), 1e-3);   // the short block drawn three times
+  EXPECT_NEAR(
+      interval->high, 1 + 99.0 * 3 / (38 * 512), 1e-3);  // the short block drawn three times
 }
 
 TEST(BlockBootstrap, IsReproducibleAndNeedsTwoBlocks) {

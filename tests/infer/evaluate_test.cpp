@@ -25,7 +25,10 @@ namespace fs = std::filesystem;
 // A folder of its own for each test, removed at its end.
 class Evaluate : public testing::Test {
  protected:
-  Evaluate() : folder_(fs::temp_directory_path() / ("basin_evaluate_" + std::to_string(::getpid()) + "_" + testing::UnitTest::GetInstance()->current_test_info()->name())) {
+  Evaluate()
+      : folder_(fs::temp_directory_path() /
+                ("basin_evaluate_" + std::to_string(::getpid()) + "_" +
+                 testing::UnitTest::GetInstance()->current_test_info()->name())) {
     fs::create_directories(folder_);
   }
   ~Evaluate() override { fs::remove_all(folder_); }
@@ -35,15 +38,21 @@ class Evaluate : public testing::Test {
 
 LoadedModel tiny_model(SinkKind kind, int64_t count = 1) {
   LoadedModel loaded;
-  loaded.model = std::make_unique<Transformer>(random_model(tiny_config(ModelType::kLlama, kind, count), at::kFloat, 2.5));
+  loaded.model = std::make_unique<Transformer>(
+      random_model(tiny_config(ModelType::kLlama, kind, count), at::kFloat, 2.5));
   return loaded;
 }
 
 std::vector<TokenDocument> documents(const LoadedModel& model) {
-  return {{"a", random_tokens(model.model->config(), 90, 1)}, {"b", random_tokens(model.model->config(), 1, 2)}, {"c", random_tokens(model.model->config(), 60, 3)}};
+  return {{"a", random_tokens(model.model->config(), 90, 1)},
+          {"b", random_tokens(model.model->config(), 1, 2)},
+          {"c", random_tokens(model.model->config(), 60, 3)}};
 }
 
-EvaluateConfig config_of(std::vector<Mode> modes, std::vector<int64_t> sinks, int64_t cache = 16, int64_t limit = 0) {
+EvaluateConfig config_of(std::vector<Mode> modes,
+                         std::vector<int64_t> sinks,
+                         int64_t cache = 16,
+                         int64_t limit = 0) {
   EvaluateConfig config;
   config.modes = std::move(modes);
   config.sinks = std::move(sinks);
@@ -55,16 +64,19 @@ EvaluateConfig config_of(std::vector<Mode> modes, std::vector<int64_t> sinks, in
 TEST_F(Evaluate, ScoresEveryTokenButTheFirstOfEachDocument) {
   const LoadedModel model = tiny_model(SinkKind::kToken);
   const auto docs = documents(model);
-  const Evaluation e = evaluate(model, docs, config_of({Mode::kStream, Mode::kDense, Mode::kRecompute}, {0, 1, 4}));
+  const Evaluation e =
+      evaluate(model, docs, config_of({Mode::kStream, Mode::kDense, Mode::kRecompute}, {0, 1, 4}));
   ASSERT_EQ(e.rows.size(), 5u);
-  const at::Tensor expected = at::cat({score_stream(*model.model, {1, 15}, docs[0].tokens), score_stream(*model.model, {1, 15}, docs[2].tokens)});
+  const at::Tensor expected = at::cat({score_stream(*model.model, {1, 15}, docs[0].tokens),
+                                       score_stream(*model.model, {1, 15}, docs[2].tokens)});
   EXPECT_EQ(e.rows[1].sinks, 1);
   EXPECT_EQ(e.rows[1].recent, 15);
   for (const EvaluationRow& row : e.rows) {
     EXPECT_EQ(row.tokens, 89 + 59);
     EXPECT_EQ(row.token_nll.size(), 89u + 59u);
   }
-  for (int64_t i = 0; i < expected.numel(); ++i) EXPECT_EQ(e.rows[1].token_nll[i], expected[i].item<float>());
+  for (int64_t i = 0; i < expected.numel(); ++i)
+    EXPECT_EQ(e.rows[1].token_nll[i], expected[i].item<float>());
   EXPECT_NEAR(e.rows[1].nll, expected.to(at::kDouble).mean().item<double>(), 1e-9);
   EXPECT_NEAR(e.rows[1].perplexity(), std::exp(e.rows[1].nll), 1e-9);
   EXPECT_FALSE(e.rows[3].recent);         // dense
@@ -80,7 +92,9 @@ TEST_F(Evaluate, WindowAppearsOnce) {
   const auto docs = documents(model);
   const auto rows = [&](std::vector<Mode> modes, std::vector<int64_t> sinks) {
     std::string names;
-    for (const EvaluationRow& row : evaluate(model, docs, config_of(std::move(modes), std::move(sinks))).rows) names += std::string(enum_name(row.mode)) + std::to_string(row.sinks) + " ";
+    for (const EvaluationRow& row :
+         evaluate(model, docs, config_of(std::move(modes), std::move(sinks))).rows)
+      names += std::string(enum_name(row.mode)) + std::to_string(row.sinks) + " ";
     return names;
   };
   EXPECT_EQ(rows({Mode::kWindow, Mode::kStream}, {0, 4}), "stream0 stream4 ");
@@ -92,9 +106,11 @@ TEST_F(Evaluate, WindowAppearsOnce) {
 TEST_F(Evaluate, LimitSpreadsRecomputeOverAllDocuments) {
   const LoadedModel model = tiny_model(SinkKind::kToken);
   const auto docs = documents(model);
-  const Evaluation all = evaluate(model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4})), some = evaluate(model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4}, 16, 10));
+  const Evaluation all = evaluate(model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4})),
+                   some = evaluate(
+                       model, docs, config_of({Mode::kRecompute, Mode::kStream}, {4}, 16, 10));
   EXPECT_EQ(some.rows[0].tokens, 10);
-  EXPECT_EQ(some.rows[1].tokens, 148);   // only recompute is limited
+  EXPECT_EQ(some.rows[1].tokens, 148);  // only recompute is limited
   double delta = 0;
   int64_t seen = 0, first = -1, last = -1;
   for (size_t i = 0; i < some.rows[0].token_nll.size(); ++i) {
@@ -106,13 +122,14 @@ TEST_F(Evaluate, LimitSpreadsRecomputeOverAllDocuments) {
     ++seen;
   }
   EXPECT_EQ(seen, 10);
-  EXPECT_EQ(first, 7);    // 148 / 20
-  EXPECT_EQ(last, 140);   // 19 * 148 / 20
-  EXPECT_NEAR(*some.rows[0].nll_delta, delta / 10, 1e-6);   // paired on the common tokens
+  EXPECT_EQ(first, 7);                                     // 148 / 20
+  EXPECT_EQ(last, 140);                                    // 19 * 148 / 20
+  EXPECT_NEAR(*some.rows[0].nll_delta, delta / 10, 1e-6);  // paired on the common tokens
 }
 
 TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
-  // Document 1: 600 tokens at +1 (blocks of 512 and 88); document 2: 100 tokens at -1. Three blocks: means of 27 resamples, both tails wide.
+  // Document 1: 600 tokens at +1 (blocks of 512 and 88); document 2: 100 tokens at -1. Three
+  // blocks: means of 27 resamples, both tails wide.
   std::vector<EvaluationRow> rows(2);
   rows[0].sinks = 0;
   rows[1].sinks = 4;
@@ -122,7 +139,7 @@ TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
   const std::vector<int64_t> sizes = {600, 100};
   compare_to_four_sinks(rows, sizes);
   EXPECT_DOUBLE_EQ(*rows[0].nll_delta, 500.0 / 700);
-  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->low, -1);   // block 3 three times, 1 / 27
+  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->low, -1);  // block 3 three times, 1 / 27
   EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->high, 1);
   EXPECT_EQ(first_token_sentence(rows).substr(0, 38), "No use of the first tokens was measure");
   rows[0].nll_delta_ci95 = Interval{0.01, 0.02};
@@ -150,19 +167,23 @@ TEST_F(Evaluate, RefusesImpossibleCaches) {
 TEST_F(Evaluate, ModelThatIsNotANumberIsNotScored) {
   const LoadedModel model = tiny_model(SinkKind::kNone);
   model.model->flat().fill_(std::nan(""));
-  EXPECT_THROW(evaluate(model, documents(model), config_of({Mode::kStream}, {1})), std::runtime_error);
+  EXPECT_THROW(evaluate(model, documents(model), config_of({Mode::kStream}, {1})),
+               std::runtime_error);
 }
 
 TEST_F(Evaluate, WritesJsonAndNpy) {
   const LoadedModel model = tiny_model(SinkKind::kToken);
-  const Evaluation e = evaluate(model, documents(model), config_of({Mode::kStream, Mode::kDense}, {0, 4}));
-  const EvaluationHeader header{"runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
+  const Evaluation e =
+      evaluate(model, documents(model), config_of({Mode::kStream, Mode::kDense}, {0, 4}));
+  const EvaluationHeader header{
+      "runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
   const fs::path path = save_evaluation(folder_ / "eval", header, e);
   EXPECT_EQ(path, folder_ / "eval" / "evaluate-y_heldout-C16.json");
   const auto json = nlohmann::json::parse(read_file(path));
   EXPECT_EQ(json["sink"], (nlohmann::json{{"kind", "token"}, {"count", 1}}));
   EXPECT_EQ(json["cache"], 16);
-  EXPECT_EQ(json["documents"][0], (nlohmann::json{{"name", "a"}, {"tokens", 90}, {"scored", 89}, {"bytes", nullptr}}));
+  EXPECT_EQ(json["documents"][0],
+            (nlohmann::json{{"name", "a"}, {"tokens", 90}, {"scored", 89}, {"bytes", nullptr}}));
   EXPECT_EQ(json["rows"].size(), 3u);
   EXPECT_EQ(json["rows"][0].size(), 10u);
   EXPECT_EQ(json["rows"][0]["mode"], "stream");
@@ -220,12 +241,14 @@ TEST_F(Evaluate, OpensARunAndChecksItsData) {
   EXPECT_THROW(read_documents(write("short", {{7}, {}}), model), std::runtime_error);
   DocumentSource text;
   text.text = {(folder_ / "nothing.txt").string()};
-  EXPECT_THROW(read_documents(text, model), std::invalid_argument);   // no tokenizer
+  EXPECT_THROW(read_documents(text, model), std::invalid_argument);  // no tokenizer
 }
 
 TEST_F(Evaluate, ReadsTextAndCountsItsBytes) {
   std::vector<std::string> lines;
-  for (int i = 0; i < 400; ++i) lines.push_back("the quick brown fox " + std::string(1, 'a' + i % 26) + std::string(1, 'a' + i / 26) + "ing jumps over the lazy dog\n");
+  for (int i = 0; i < 400; ++i)
+    lines.push_back("the quick brown fox " + std::string(1, 'a' + i % 26) +
+                    std::string(1, 'a' + i / 26) + "ing jumps over the lazy dog\n");
   const std::string bytes = train_tokenizer(lines, 384);
   ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
   config.vocab_size = 384;
@@ -240,9 +263,12 @@ TEST_F(Evaluate, ReadsTextAndCountsItsBytes) {
   const auto docs = read_documents(source, model);
   ASSERT_EQ(docs.size(), 1u);
   const Evaluation e = evaluate(model, docs, config_of({Mode::kStream}, {1}));
-  const int64_t scored = static_cast<int64_t>(written.size()) - model.tokenizer->piece_bytes(docs[0].tokens[0].item<int64_t>());
+  const int64_t scored = static_cast<int64_t>(written.size()) -
+                         model.tokenizer->piece_bytes(docs[0].tokens[0].item<int64_t>());
   EXPECT_EQ(*e.documents[0].bytes, scored);
-  EXPECT_NEAR(*e.rows[0].bits_per_byte, e.rows[0].nll * e.rows[0].tokens / std::numbers::ln2 / scored, 1e-9);
+  EXPECT_NEAR(*e.rows[0].bits_per_byte,
+              e.rows[0].nll * e.rows[0].tokens / std::numbers::ln2 / scored,
+              1e-9);
 }
 
 }  // namespace

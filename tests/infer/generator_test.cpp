@@ -33,7 +33,10 @@ TEST(Generator, GreedyFollowsTheOrdinaryForward) {
     const at::NoGradGuard no_grad;
     for (int i = 0; i < 20; ++i) {
       const at::Tensor ids = model.with_sinks(at::tensor(stream, at::kLong).unsqueeze(0));
-      const int64_t expected = model.logits(model.hidden_states(ids, model.causal_attention(ids.size(1)))[0][-1]).argmax().item<int64_t>();
+      const int64_t expected =
+          model.logits(model.hidden_states(ids, model.causal_attention(ids.size(1)))[0][-1])
+              .argmax()
+              .item<int64_t>();
       ASSERT_EQ(generator.next(), expected) << "token " << i;
       stream.push_back(expected);
     }
@@ -43,7 +46,7 @@ TEST(Generator, GreedyFollowsTheOrdinaryForward) {
 TEST(Generator, ALongPromptStreams) {
   const ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
   const Transformer model = random_model(config, at::kFloat, 2);
-  const std::vector<int32_t> prompt = prompt_of(config, 1500);   // two chunks, many times the cache
+  const std::vector<int32_t> prompt = prompt_of(config, 1500);  // two chunks, many times the cache
   const SamplerConfig sampling{.temperature = 0.7, .seed = 5};
   Generator whole(model, {1, 31}, sampling), single(model, {1, 31}, sampling);
   whole.feed(prompt);
@@ -82,11 +85,13 @@ TEST(Generator, SameSeedSameText) {
 }
 
 TEST(Generator, EmptyPromptNeedsASinkToken) {
-  const Transformer with = random_model(tiny_config(ModelType::kLlama, SinkKind::kToken), at::kFloat);
+  const Transformer with =
+      random_model(tiny_config(ModelType::kLlama, SinkKind::kToken), at::kFloat);
   Generator generator(with, {1, 15}, {});
   generator.feed({});
   EXPECT_LT(generator.next(), with.config().vocab_size);
-  const Transformer without = random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
+  const Transformer without =
+      random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
   Generator empty(without, {1, 15}, {});
   EXPECT_THROW(empty.next(), std::invalid_argument);
   EXPECT_THROW(empty.feed(std::vector<int32_t>{61}), std::invalid_argument);

@@ -1,4 +1,5 @@
-// The cache's bookkeeping: what it holds, that it never grows, that a step costs no more late in a stream.
+// The cache's bookkeeping: what it holds, that it never grows, that a step costs no more late in a
+// stream.
 #include "infer/kv_cache.h"
 
 #include <ATen/ATen.h>
@@ -13,7 +14,8 @@ namespace {
 using Positions = std::vector<int64_t>;
 
 TEST(KvCache, HoldsSinksAndTheMostRecent) {
-  const Transformer model = random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
+  const Transformer model =
+      random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
   KvCache cache(model, {2, 3});
   EXPECT_EQ(cache.contents(), Positions{});
   cache.advance(1);
@@ -33,7 +35,8 @@ TEST(KvCache, MemoryIsConstant) {
   const ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken);
   const Transformer model = random_model(config, at::kFloat);
   KvCache cache(model, {1, 31});
-  // Keys and values of 2 layers, 2 key heads of 8, for 1 sink, 31 recent entries and the newest, 4 bytes each.
+  // Keys and values of 2 layers, 2 key heads of 8, for 1 sink, 31 recent entries and the newest, 4
+  // bytes each.
   const int64_t bytes = 2 * 2 * 2 * 8 * (1 + 31 + 1) * 4;
   EXPECT_EQ(cache.bytes(), bytes);
   for (const int64_t n : {1, 200, 1, 5}) {
@@ -52,7 +55,8 @@ TEST(KvCache, ClearStartsANewStream) {
   used.advance((model.hidden_states(random_tokens(config, 50).unsqueeze(0), used.attention()), 50));
   used.clear();
   const at::Tensor ids = random_tokens(config, 20, 9).unsqueeze(0);
-  EXPECT_TRUE(at::equal(model.hidden_states(ids, used.attention()), model.hidden_states(ids, fresh.attention())));
+  EXPECT_TRUE(at::equal(model.hidden_states(ids, used.attention()),
+                        model.hidden_states(ids, fresh.attention())));
 }
 
 TEST(KvCache, RefusesWhatItCannotHold) {
@@ -61,7 +65,8 @@ TEST(KvCache, RefusesWhatItCannotHold) {
   EXPECT_THROW(KvCache(model, {2, 0}), c10::Error);
   EXPECT_THROW(KvCache(model, {-1, 4}), c10::Error);
   KvCache cache(model, {1, 4});
-  EXPECT_THROW(model.hidden_states(random_tokens(config, 8).view({2, 4}), cache.attention()), c10::Error);
+  EXPECT_THROW(model.hidden_states(random_tokens(config, 8).view({2, 4}), cache.attention()),
+               c10::Error);
 }
 
 TEST(CacheShape, SplitsAndRefuses) {

@@ -14,12 +14,15 @@ namespace basin {
 namespace {
 
 // Probabilities 0.5, 0.25, 0.15, 0.1 at ids 2, 0, 3, 1.
-at::Tensor logits() { return at::log(at::tensor({0.25, 0.1, 0.5, 0.15}, at::kDouble)).to(at::kFloat); }
+at::Tensor logits() {
+  return at::log(at::tensor({0.25, 0.1, 0.5, 0.15}, at::kDouble)).to(at::kFloat);
+}
 
 std::vector<double> frequencies(const SamplerConfig& config, int draws = 20000) {
   Sampler sampler(config);
   std::vector<double> seen(4);
-  for (int i = 0; i < draws; ++i) seen[static_cast<size_t>(sampler.sample(logits()))] += 1.0 / draws;
+  for (int i = 0; i < draws; ++i)
+    seen[static_cast<size_t>(sampler.sample(logits()))] += 1.0 / draws;
   return seen;
 }
 
@@ -33,7 +36,9 @@ void expect_near(const std::vector<double>& seen, const std::vector<double>& wan
   }
 }
 
-TEST(Sampler, DrawsTheSoftmax) { expect_near(frequencies({}), {0.25, 0.1, 0.5, 0.15}); }
+TEST(Sampler, DrawsTheSoftmax) {
+  expect_near(frequencies({}), {0.25, 0.1, 0.5, 0.15});
+}
 
 TEST(Sampler, TemperatureSharpens) {
   const double a = 0.25 * 0.25, b = 0.1 * 0.1, c = 0.5 * 0.5, d = 0.15 * 0.15, sum = a + b + c + d;
@@ -43,10 +48,12 @@ TEST(Sampler, TemperatureSharpens) {
 TEST(Sampler, CutsKeepTheLikeliest) {
   expect_near(frequencies({.top_k = 2}), {1.0 / 3, 0, 2.0 / 3, 0});
   expect_near(frequencies({.top_k = 100}), {0.25, 0.1, 0.5, 0.15});
-  expect_near(frequencies({.top_p = 0.6}), {1.0 / 3, 0, 2.0 / 3, 0});            // 0.5 is not enough, 0.75 is
-  expect_near(frequencies({.top_p = 0.01}), {0, 0, 1, 0});                       // never fewer than one
-  expect_near(frequencies({.min_p = 0.29}), {0.25 / 0.9, 0, 0.5 / 0.9, 0.15 / 0.9});   // 0.15 / 0.5 = 0.3 stays
-  expect_near(frequencies({.top_k = 3, .top_p = 0.8}), {1.0 / 3, 0, 2.0 / 3, 0});      // of the three's 0.9, 0.72 is enough
+  expect_near(frequencies({.top_p = 0.6}), {1.0 / 3, 0, 2.0 / 3, 0});  // 0.5 is not enough, 0.75 is
+  expect_near(frequencies({.top_p = 0.01}), {0, 0, 1, 0});             // never fewer than one
+  expect_near(frequencies({.min_p = 0.29}),
+              {0.25 / 0.9, 0, 0.5 / 0.9, 0.15 / 0.9});  // 0.15 / 0.5 = 0.3 stays
+  expect_near(frequencies({.top_k = 3, .top_p = 0.8}),
+              {1.0 / 3, 0, 2.0 / 3, 0});  // of the three's 0.9, 0.72 is enough
 }
 
 TEST(Sampler, GreedyTakesTheFirstOfTheLargest) {
@@ -72,7 +79,8 @@ TEST(Sampler, SameSeedSameDraws) {
 TEST(Sampler, RefusesWhatCannotBeSampled) {
   Sampler sampler({});
   EXPECT_THROW(sampler.sample(at::tensor({1.f, std::nanf("")})), std::runtime_error);
-  EXPECT_THROW(sampler.sample(at::full({3}, -std::numeric_limits<float>::infinity())), std::runtime_error);
+  EXPECT_THROW(sampler.sample(at::full({3}, -std::numeric_limits<float>::infinity())),
+               std::runtime_error);
   EXPECT_THROW(Sampler({.temperature = -1}), std::invalid_argument);
   EXPECT_THROW(Sampler({.top_k = -1}), std::invalid_argument);
   EXPECT_THROW(Sampler({.top_p = 0}), std::invalid_argument);
@@ -86,10 +94,13 @@ TEST(Utf8Stream, NeverHalfACharacter) {
     std::string out;
     for (size_t at = 0; at < text.size(); at += piece) {
       const std::string now = stream.push(text.substr(at, piece));
-      EXPECT_TRUE(now.empty() || (static_cast<unsigned char>(now[0]) & 0xc0) != 0x80) << "starts inside a character";
+      EXPECT_TRUE(now.empty() || (static_cast<unsigned char>(now[0]) & 0xc0) != 0x80)
+          << "starts inside a character";
       out += now;
       EXPECT_EQ(text.substr(0, out.size()), out);
-      EXPECT_TRUE(out.size() == text.size() || (static_cast<unsigned char>(text[out.size()]) & 0xc0) != 0x80) << "ends inside a character";
+      EXPECT_TRUE(out.size() == text.size() ||
+                  (static_cast<unsigned char>(text[out.size()]) & 0xc0) != 0x80)
+          << "ends inside a character";
     }
     EXPECT_EQ(out, text);
     EXPECT_EQ(stream.finish(), "");
@@ -99,7 +110,10 @@ TEST(Utf8Stream, NeverHalfACharacter) {
 TEST(Utf8Stream, InvalidBytesAreReplacedNotHeld) {
   Utf8Stream stream;
   EXPECT_EQ(stream.push("a\xff"), "a\ufffd");
-  EXPECT_EQ(stream.push("\x80" "b"), "\ufffd" "b");
+  EXPECT_EQ(stream.push("\x80"
+                        "b"),
+            "\ufffd"
+            "b");
   EXPECT_EQ(stream.push("\xe2\x82"), "");
   EXPECT_EQ(stream.finish(), "\ufffd");
   EXPECT_EQ(stream.finish(), "");

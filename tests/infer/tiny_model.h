@@ -24,14 +24,21 @@ inline ModelConfig tiny_config(ModelType type, SinkKind kind, int64_t sink_count
   return c;
 }
 
-/// Every parameter random: norms around 1, matrices normal with deviation `gain` / sqrt(columns), and everything else with deviation 0.3.
-/// The same numbers for every dtype, rounded.
-inline Transformer random_model(const ModelConfig& config, at::ScalarType dtype, double gain = 1, uint64_t seed = 3) {
+/// Every parameter random: norms around 1, matrices normal with deviation `gain` / sqrt(columns),
+/// and everything else with deviation 0.3. The same numbers for every dtype, rounded.
+inline Transformer random_model(const ModelConfig& config,
+                                at::ScalarType dtype,
+                                double gain = 1,
+                                uint64_t seed = 3) {
   Transformer model(config, dtype, at::kCPU);
   at::manual_seed(seed);
   for (const Parameter& p : model.parameters()) {
-    const bool is_norm = p.name.find("norm.weight") != std::string::npos, is_embedding = p.name == "embedding.weight";
-    const double deviation = p.tensor.dim() < 2 ? 0.3 : is_embedding ? 1 : gain / std::sqrt(static_cast<double>(p.tensor.size(1)));
+    const bool is_norm = p.name.find("norm.weight") != std::string::npos,
+               is_embedding = p.name == "embedding.weight";
+    const double deviation = p.tensor.dim() < 2 ? 0.3
+                             : is_embedding
+                                 ? 1
+                                 : gain / std::sqrt(static_cast<double>(p.tensor.size(1)));
     at::Tensor t = p.tensor;
     t.copy_(at::randn(t.sizes(), at::kFloat) * deviation + (is_norm ? 1.0 : 0.0));
   }

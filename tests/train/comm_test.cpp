@@ -1,0 +1,151 @@
+#include "train/comm.h"
+
+#include <ATen/ATen.h>
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <functional>
+#include <initializer_list>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "train/launch.h"
+
+namespace basin {
+namespace {
+
+uint16_t free_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
+/// Runs `body(comm)` as every rank of a Gloo group, a thread each.
+void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
+  const uint16_t port = free_port();
+  std::vector<std::thread> threads;
+  for (int64_t rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank] {
+      const auto comm =
+          make_gloo_comm({.rank = rank, .size = size, .port = port, .serve = rank == 0});
+      body(*comm);
+      comm->barrier();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(GlooComm, SumsAndBroadcastsOverRanks) {
+  as_ranks(3, [](Comm& comm) {
+    EXPECT_EQ(comm.size(), 3);
+    at::Tensor sum = at::full({1000}, static_cast<double>(comm.rank() + 1), at::kFloat);
+    comm.all_reduce_sum(sum);
+    EXPECT_TRUE(at::equal(sum, at::full({1000}, 6.0, at::kFloat)));
+    at::Tensor shared = at::full({5}, comm.rank() * 7, at::kLong);
+    comm.broadcast(shared, 2);
+    EXPECT_TRUE(at::equal(shared, at::full({5}, 14, at::kLong)));
+    EXPECT_EQ(comm.Comm::broadcast(comm.rank() + 40), 40);
+  });
+}
+
+TEST(GlooComm, SumHasTheSameBitsOnEachRank) {
+  std::vector<at::Tensor> results(2);
+  as_ranks(2, [&](Comm& comm) {
+    at::Tensor t =
+        at::linspace(0.1, 3.7, 4097, at::kFloat) * static_cast<double>(comm.rank() * 3 + 1);
+    comm.all_reduce_sum(t);
+    results[static_cast<size_t>(comm.rank())] = t;
+  });
+  EXPECT_TRUE(at::equal(results[0], results[1]));
+}
+
+TEST(GlooComm, SaysWhenAnotherRankIsGone) {
+  const uint16_t port = free_port();
+  std::string message;
+  std::thread survivor([&] {
+    const auto comm = make_gloo_comm({.rank = 0, .size = 2, .port = port, .serve = true});
+    at::Tensor t = at::ones({10});
+    try {
+      comm->all_reduce_sum(t);
+    } catch (const CommError& error) {
+      message = error.what();
+    }
+  });
+  make_gloo_comm({.rank = 1, .size = 2, .port = port});  // leaves at once
+  survivor.join();
+  EXPECT_NE(message.find("all-reduce failed on rank 0, another rank has ended"), std::string::npos)
+      << message;
+}
+
+TEST(SingleComm, IsTheIdentity) {
+  const auto comm = make_single_comm();
+  at::Tensor t = at::arange(4);
+  comm->all_reduce_sum(t);
+  EXPECT_TRUE(at::equal(t, at::arange(4)));
+  EXPECT_EQ(comm->Comm::broadcast(5), 5);
+}
+
+/// Sets variables while it lives.
+class Environment {
+ public:
+  Environment(std::initializer_list<std::pair<const char*, const char*>> variables)
+      : variables_(variables) {
+    for (const auto& [name, value] : variables_) setenv(name, value, 1);
+  }
+  ~Environment() {
+    for (const auto& [name, value] : variables_) unsetenv(name);
+  }
+
+ private:
+  std::vector<std::pair<const char*, const char*>> variables_;
+};
+
+TEST(Placement, ReadsTorchrunsVariables) {
+  const Environment environment{{"RANK", "3"},
+                                {"WORLD_SIZE", "8"},
+                                {"LOCAL_RANK", "1"},
+                                {"LOCAL_WORLD_SIZE", "2"},
+                                {"MASTER_ADDR", "node7"},
+                                {"MASTER_PORT", "1234"},
+                                {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                {"OMP_NUM_THREADS", "1"},
+                                {"BASIN_THREADS", "5"}};
+  const Placement p = find_placement();
+  EXPECT_EQ(p.rendezvous.rank, 3);
+  EXPECT_EQ(p.rendezvous.size, 8);
+  EXPECT_EQ(p.local_rank, 1);
+  EXPECT_EQ(p.rendezvous.host, "node7");
+  EXPECT_EQ(p.rendezvous.port, 1234);
+  EXPECT_FALSE(p.rendezvous.single_node);
+  EXPECT_EQ(threads_per_rank(), 5);
+}
+
+TEST(Placement, Rank0ServesUnlessTorchrunDoes) {
+  const Environment ranks{{"RANK", "0"}, {"WORLD_SIZE", "2"}};
+  EXPECT_TRUE(find_placement().rendezvous.serve);
+  EXPECT_TRUE(find_placement().rendezvous.single_node);
+  const Environment agent{{"TORCHELASTIC_USE_AGENT_STORE", "True"}};
+  EXPECT_FALSE(find_placement().rendezvous.serve);
+}
+
+TEST(Placement, RefusesContradictions) {
+  EXPECT_EQ(find_placement().rendezvous.size, 1);
+  {
+    const Environment lone{{"RANK", "0"}};
+    EXPECT_THROW(find_placement(), std::invalid_argument);
+  }
+  const Environment beyond{{"RANK", "2"}, {"WORLD_SIZE", "2"}};
+  EXPECT_THROW(find_placement(), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace basin

@@ -1,0 +1,109 @@
+// The real program with several processes.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "configs/yaml_config.h"
+#include "tests/train/train_fixture.h"
+#include "train/state.h"
+
+namespace basin {
+namespace {
+
+using testing::HasSubstr;
+
+class LaunchTest : public TrainTest {
+ protected:
+  /// Exit status of `basin train` with this configuration; its output goes to error_text().
+  int train(const RunConfig& config,
+            const std::string& arguments,
+            const std::string& environment = "") {
+    return shell(command(config, arguments, environment));
+  }
+  /// The same, with SIGUSR1 once a further step has shown up in metrics.jsonl.
+  int train_until_signal(const RunConfig& config, const std::string& arguments) {
+    const std::string rows = "$(cat '" + config.run.dir + "/metrics.jsonl' 2>/dev/null | wc -l)";
+    return shell("before=" + rows + "; " + command(config, arguments, "") + " & pid=$!; " +
+                 "while kill -0 $pid 2>/dev/null && [ " + rows +
+                 " -le $before ]; do sleep 0.1; done; kill -USR1 $pid; wait $pid");
+  }
+  std::string command(const RunConfig& config,
+                      const std::string& arguments,
+                      const std::string& environment) const {
+    write_file(root_ / "run.yaml", to_yaml(config));
+    return environment + " " BASIN_PROGRAM " train '" + (root_ / "run.yaml").string() + "' " +
+           arguments + " >'" + (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'";
+  }
+  static int shell(const std::string& line) {
+    const int status = std::system(line.c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  std::string error_text() const { return read_file(root_ / "err"); }
+  std::vector<double> losses(const std::string& run) const {
+    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
+    std::vector<double> out;
+    for (std::string line; std::getline(lines, line);)
+      out.push_back(nlohmann::json::parse(line)["loss"]);
+    return out;
+  }
+};
+
+TEST_F(LaunchTest, TwoRanksTakeTheSameStepsAsOne) {
+  ASSERT_EQ(train(tiny_config("one"), ""), 0) << error_text();
+  ASSERT_EQ(train(tiny_config("two"), "--nproc 2"), 0) << error_text();
+  const auto one = losses("one"), two = losses("two");
+  ASSERT_EQ(one.size(), 50u);
+  ASSERT_EQ(two.size(), 50u);
+  for (size_t i = 0; i < one.size(); ++i)
+    EXPECT_NEAR(one[i], two[i], 1e-5 * one[i]) << "step " << i + 1;
+  EXPECT_EQ(read_state(root_ / "two/final").machine.ranks, 2);
+}
+
+TEST_F(LaunchTest, PlainEnvironmentOfALauncherWorks) {
+  const RunConfig config = tiny_config("env");
+  ASSERT_EQ(train(config, "", "RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1"), 0)
+      << error_text();
+  EXPECT_EQ(train(config, "--nproc 2", "RANK=0 WORLD_SIZE=1"), 2);
+  EXPECT_THAT(error_text(), HasSubstr("leave one of them out"));
+}
+
+TEST_F(LaunchTest, FailedRankEndsAllAndItsErrorComesLast) {
+  RunConfig config = tiny_config("share");
+  config.train.micro_batch = 8;  // does not divide the 4 samples of a rank
+  EXPECT_EQ(train(config, "--nproc 2"), 2);
+  std::string last, line;
+  for (std::istringstream lines(error_text()); std::getline(lines, line);) last = line;
+  EXPECT_THAT(last, HasSubstr("error: [rank "));
+  EXPECT_THAT(last, HasSubstr("train.micro_batch 8 does not divide a rank's share"));
+}
+
+TEST_F(LaunchTest, SignalSavesAndExitsWith3ThenTheSameCommandGoesOn) {
+  RunConfig config = tiny_config("signal");
+  config.train.steps = 100000;
+  config.train.schedule = {.kind = ScheduleKind::kConstant, .warmup_steps = 0};
+  EXPECT_EQ(train_until_signal(config, ""), 3) << error_text();
+  const auto first = find_newest_intact(config.run.dir);
+  EXPECT_EQ(train_until_signal(config, "--nproc 2"), 3) << error_text();
+  const auto step = find_newest_intact(config.run.dir);
+  ASSERT_TRUE(first && step);
+  EXPECT_GT(*step, *first);
+  EXPECT_THAT(error_text(), HasSubstr("ranks: 1 before, 2 now"));
+  EXPECT_THAT(error_text(), HasSubstr("resuming from"));
+  EXPECT_THAT(error_text(), HasSubstr("to go on: basin train"));
+}
+
+TEST_F(LaunchTest, BadCommandLinesExitWith2) {
+  RunConfig config = tiny_config("bad");
+  EXPECT_EQ(train(config, "--set train.stepz=3"), 2);
+  EXPECT_THAT(error_text(), HasSubstr("train.steps"));
+  EXPECT_EQ(train(config, "--nproc zero"), 2);
+  config.data.train[0].path = (root_ / "nothing").string();
+  EXPECT_EQ(train(config, ""), 1);
+  EXPECT_THAT(error_text(), HasSubstr("nothing"));
+}
+
+}  // namespace
+}  // namespace basin

@@ -1,0 +1,194 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "configs/yaml_config.h"
+#include "tests/train/train_fixture.h"
+#include "train/manifest.h"
+#include "train/trainer.h"
+
+namespace basin {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class ResumeTest : public TrainTest {
+ protected:
+  /// Runs to the end; returns master, m, v and the model's own weights.
+  std::vector<at::Tensor> run(const RunConfig& config) {
+    const auto comm = make_single_comm();
+    Trainer trainer(config, *comm, at::kCPU);
+    trainer.run();
+    return {trainer.optimizer().master().clone(),
+            trainer.optimizer().m().clone(),
+            trainer.optimizer().v().clone(),
+            trainer.model().flat().detach().clone()};
+  }
+  std::vector<int64_t> metric_steps(const std::string& run) const {
+    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
+    std::vector<int64_t> steps;
+    for (std::string line; std::getline(lines, line);)
+      steps.push_back(nlohmann::json::parse(line)["step"]);
+    return steps;
+  }
+  static void damage(const std::filesystem::path& file) {
+    std::string bytes = read_file(file);
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+    std::ofstream(file, std::ios::binary) << bytes;
+  }
+};
+
+/// Constant after the warm-up: the first ten steps are the same for a run of 10 and of 20.
+RunConfig resumable(RunConfig config, int64_t steps) {
+  config.train.schedule = {.kind = ScheduleKind::kConstant,
+                           .warmup_steps = std::min<int64_t>(5, steps)};
+  config.train.steps = steps;
+  return config;
+}
+
+TEST_F(ResumeTest, TwentyStepsAreTenPlusSavePlusLoadPlusTenBitForBit) {
+  at::set_num_threads(2);
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const std::string name(enum_name(precision));
+    const auto whole = run(resumable(tiny_config("whole-" + name, precision), 20));
+    run(resumable(tiny_config("parts-" + name, precision), 10));
+    const auto parts = run(resumable(tiny_config("parts-" + name, precision), 20));
+    for (size_t i = 0; i < whole.size(); ++i)
+      EXPECT_TRUE(at::equal(whole[i], parts[i])) << name << " " << i;
+    const auto file = [&](const std::string& run_name) {
+      return read_file(root_ / (run_name + name) / "final" / "model.safetensors");
+    };
+    EXPECT_EQ(xxh3_hex(file("whole-")), xxh3_hex(file("parts-")));
+    EXPECT_EQ(metric_steps("whole-" + name), metric_steps("parts-" + name));
+  }
+}
+
+TEST_F(ResumeTest, ResumedRunDiffersFromOneThatForgetsTheMoments) {  // the test above can fail
+  const auto whole = run(resumable(tiny_config("whole"), 20));
+  run(resumable(tiny_config("parts"), 10));
+  const auto comm = make_single_comm();
+  Trainer trainer(resumable(tiny_config("parts"), 20), *comm, at::kCPU);
+  at::Tensor(trainer.optimizer().m()).zero_();
+  trainer.run();
+  EXPECT_FALSE(at::equal(whole[0], trainer.optimizer().master()));
+}
+
+TEST_F(ResumeTest, DamagedNewestCheckpointFallsBackToTheOneBefore) {
+  RunConfig config = resumable(tiny_config("a"), 20);
+  config.train.checkpoint = {.every = 5, .keep_last = 3};
+  const auto whole = run(config);
+  EXPECT_THAT(list_steps(config.run.dir), ElementsAre(20, 15, 10));
+  damage(step_directory(config.run.dir, 20) / "trainer/shard-00000-of-00001.safetensors");
+  EXPECT_EQ(find_newest_intact(config.run.dir), 15);
+  std::filesystem::resize_file(step_directory(config.run.dir, 15) / "model.safetensors", 100);
+  EXPECT_EQ(find_newest_intact(config.run.dir), 10);
+  EXPECT_THAT(*manifest_problem(step_directory(config.run.dir, 20)),
+              HasSubstr("checksum of trainer/shard"));
+  EXPECT_THAT(*manifest_problem(step_directory(config.run.dir, 15)),
+              HasSubstr("model.safetensors has 100 bytes"));
+  const auto again = run(config);
+  EXPECT_TRUE(at::equal(whole[0], again[0]));
+  EXPECT_THAT(list_steps(config.run.dir), ElementsAre(20, 15, 10));
+  EXPECT_EQ(find_newest_intact(config.run.dir), 20);
+}
+
+TEST_F(ResumeTest, DirectoryWithoutManifestIsNotACheckpoint) {
+  RunConfig config = resumable(tiny_config("a"), 5);
+  run(config);
+  std::filesystem::remove(step_directory(config.run.dir, 5) / "manifest.json");
+  EXPECT_EQ(find_newest_intact(config.run.dir), std::nullopt);
+}
+
+TEST_F(ResumeTest, KeepPolicyHoldsLastEveryAndBest) {
+  RunConfig config = resumable(tiny_config("a"), 12);
+  config.train.checkpoint = {.every = 1, .keep_last = 2, .keep_every = 5, .keep_best = 1};
+  config.train.optimizer.lr = 0.02;
+  run(config);
+  std::vector<int64_t> steps = list_steps(config.run.dir);
+  EXPECT_THAT(steps, testing::IsSupersetOf({12, 11, 10, 5}));
+  EXPECT_LE(steps.size(), 5u);
+  double best = 1e9;
+  for (const int64_t step : steps)
+    best = std::min(best, *read_state(step_directory(config.run.dir, step)).state.val_loss);
+  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);)
+    EXPECT_GE(nlohmann::json::parse(line)["val_loss"].get<double>(), best);
+}
+
+TEST_F(ResumeTest, MetricsAreCutBackToTheCheckpoint) {
+  RunConfig config = resumable(tiny_config("a"), 10);
+  config.train.checkpoint.every = 5;
+  run(config);
+  std::filesystem::remove_all(
+      step_directory(config.run.dir, 10));  // as if killed after step 10's row
+  std::filesystem::remove(root_ / "a/final");
+  run(config);
+  EXPECT_THAT(metric_steps("a"), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 9, 10));
+}
+
+TEST_F(ResumeTest, FinishedRunDoesNothing) {
+  const RunConfig config = resumable(tiny_config("a"), 5);
+  run(config);
+  const std::string before = read_file(root_ / "a/metrics.jsonl");
+  const auto comm = make_single_comm();
+  Trainer trainer(config, *comm, at::kCPU);
+  EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+  EXPECT_EQ(read_file(root_ / "a/metrics.jsonl"), before);
+  EXPECT_EQ(std::filesystem::read_symlink(root_ / "a/final"), "step-00000005");
+}
+
+TEST_F(ResumeTest, OtherConfigurationIsRefusedByKey) {
+  RunConfig config = resumable(tiny_config("a"), 5);
+  run(config);
+  config.model.hidden_size = 64;
+  const auto comm = make_single_comm();
+  try {
+    Trainer trainer(config, *comm, at::kCPU);
+    FAIL() << "was not refused";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_THAT(error.what(), HasSubstr("model.hidden_size: 32 before, 64 now"));
+    EXPECT_THAT(error.what(), HasSubstr("use another run.dir"));
+  }
+}
+
+TEST_F(ResumeTest, RunDirectoryIsHeldByOneProcess) {
+  const RunConfig config = tiny_config("a");
+  const auto comm = make_single_comm();
+  const Trainer first(config, *comm, at::kCPU);
+  EXPECT_THROW(Trainer(config, *comm, at::kCPU), std::runtime_error);
+}
+
+TEST_F(ResumeTest, LeftoversOfAKilledSaveDisappear) {
+  const RunConfig config = resumable(tiny_config("a"), 2);
+  std::filesystem::create_directories(root_ / "a/step-00000001.tmp.77/trainer");
+  run(config);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "a/step-00000001.tmp.77"));
+}
+
+TEST_F(ResumeTest, CheckpointHoldsWhatTheDesignSays) {
+  const RunConfig config = resumable(tiny_config("a"), 2);
+  run(config);
+  const auto step = step_directory(config.run.dir, 2);
+  for (const char* name : {"config.json",
+                           "generation_config.json",
+                           "model.safetensors",
+                           "trainer/shard-00000-of-00001.safetensors",
+                           "trainer/state.json",
+                           "manifest.json"}) {
+    EXPECT_TRUE(std::filesystem::exists(step / name)) << name;
+  }
+  const SavedState saved = read_state(step);
+  EXPECT_EQ(saved.state.step, 2);
+  EXPECT_EQ(saved.optimizer_count, 2);
+  EXPECT_EQ(saved.machine.ranks, 1);
+  EXPECT_TRUE(differences(saved.config, config).empty());
+  EXPECT_TRUE(differences(config_from_file<RunConfig>(root_ / "a/config.yaml"), config).empty());
+}
+
+}  // namespace
+}  // namespace basin

@@ -1,0 +1,171 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/train/train_fixture.h"
+
+namespace basin {
+namespace {
+
+class TrainerTest : public TrainTest {
+ protected:
+  std::vector<nlohmann::json> metrics(const std::string& run) const {
+    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
+    std::vector<nlohmann::json> rows;
+    for (std::string line; std::getline(lines, line);) rows.push_back(nlohmann::json::parse(line));
+    return rows;
+  }
+};
+
+/// A single process whose gradient turns bad at chosen reductions of the large buffer.
+class PoisoningComm : public Comm {
+ public:
+  explicit PoisoningComm(std::function<bool(int64_t)> poisons) : poisons_(std::move(poisons)) {}
+  int64_t rank() const override { return 0; }
+  int64_t size() const override { return 1; }
+  void all_reduce_sum(at::Tensor& tensor) override {
+    if (tensor.numel() > 100 && poisons_(calls_++))
+      tensor[3].fill_(std::numeric_limits<float>::infinity());
+  }
+  void broadcast(at::Tensor&, int64_t) override {}
+  void barrier() override {}
+
+ private:
+  std::function<bool(int64_t)> poisons_;
+  int64_t calls_ = 0;
+};
+
+TEST_F(TrainerTest, LossBeginsAtLnVAndFallsInBothPrecisions) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const std::string name(enum_name(precision));
+    const auto comm = make_single_comm();
+    Trainer trainer(tiny_config(name, precision), *comm, at::kCPU);
+    EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+    const auto rows = metrics(name);
+    ASSERT_EQ(rows.size(), 50u);
+    EXPECT_NEAR(rows[0]["loss"].get<double>(), std::log(kTestVocabulary), 0.2);
+    EXPECT_LT(rows[49]["loss"].get<double>(), 2.5);
+    EXPECT_LT(rows[49]["val_loss"].get<double>(), 2.6);
+    EXPECT_EQ(rows[49]["tokens"], 50 * 8 * 16);  // sinks are not counted
+    EXPECT_TRUE(rows[23]["val_loss"].is_null());
+    EXPECT_TRUE(std::filesystem::exists(root_ / name / "final" / "model.safetensors"));
+  }
+}
+
+TEST_F(TrainerTest, MicroBatchesAddUpToTheGlobalBatch) {
+  const auto comm = make_single_comm();
+  std::vector<StepResult> results[2];
+  for (const int64_t micro_batch : {8, 2}) {
+    RunConfig config = tiny_config("micro" + std::to_string(micro_batch));
+    config.train.micro_batch = micro_batch;
+    Trainer trainer(config, *comm, at::kCPU);
+    for (int step = 0; step < 10; ++step) results[micro_batch == 2].push_back(trainer.train_step());
+  }
+  for (int step = 0; step < 10; ++step) {
+    EXPECT_NEAR(results[0][step].loss, results[1][step].loss, 1e-5 * results[0][step].loss) << step;
+    EXPECT_NEAR(
+        results[0][step].grad_norm, results[1][step].grad_norm, 1e-3 * results[0][step].grad_norm)
+        << step;
+  }
+}
+
+TEST_F(TrainerTest, ClippingBoundsWhatReachesTheOptimizer) {
+  // With m the first moment after one step, m / (1 - beta1) is the gradient that AdamW saw.
+  RunConfig config = tiny_config("clip");
+  config.train.optimizer.clip = 0.01;
+  const auto comm = make_single_comm();
+  Trainer trainer(config, *comm, at::kCPU);
+  const StepResult result = trainer.train_step();
+  ASSERT_GT(result.grad_norm, 0.02);
+  EXPECT_NEAR(trainer.optimizer().m().norm().item<double>() / 0.1, 0.01, 1e-5);
+}
+
+TEST_F(TrainerTest, NonFiniteStepIsSkippedAndCounted) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    PoisoningComm comm([](int64_t call) { return call == 2; });
+    Trainer trainer(tiny_config(std::string("bad-") + std::string(enum_name(precision)), precision),
+                    comm,
+                    at::kCPU);
+    trainer.train_step();
+    trainer.train_step();
+    const at::Tensor before = trainer.optimizer().master().clone(),
+                     m = trainer.optimizer().m().clone();
+    const StepResult bad = trainer.train_step();
+    EXPECT_TRUE(bad.skipped);
+    EXPECT_TRUE(at::equal(trainer.optimizer().master(), before));
+    EXPECT_TRUE(at::equal(trainer.optimizer().m(), m));
+    EXPECT_EQ(trainer.optimizer().count(), 2);
+    EXPECT_EQ(trainer.state().step, 3);  // its batch and its place in the schedule are consumed
+    EXPECT_EQ(trainer.state().batch, 3);
+    EXPECT_EQ(trainer.state().skipped, 1);
+    EXPECT_FALSE(trainer.train_step().skipped);
+    EXPECT_EQ(trainer.state().skipped_in_row, 0);
+    EXPECT_EQ(trainer.optimizer().count(), 3);
+  }
+}
+
+TEST_F(TrainerTest, TooManySkippedInARowStopWithTheLastCheckpointIntact) {
+  RunConfig config = tiny_config("diverged");
+  config.train.max_skipped = 3;
+  config.train.checkpoint.every = 5;
+  PoisoningComm comm([](int64_t call) { return call >= 7 || call == 2; });
+  Trainer trainer(config, comm, at::kCPU);
+  EXPECT_THROW(trainer.run(), std::runtime_error);
+  EXPECT_EQ(trainer.state().step, 10);
+  EXPECT_EQ(find_newest_intact(config.run.dir), 5);
+  const auto rows = metrics("diverged");
+  EXPECT_TRUE(rows[2]["loss"].is_null() || rows[2]["grad_norm"].is_null());
+  EXPECT_EQ(rows[3]["skipped"], 1);
+}
+
+TEST_F(TrainerTest, RefusesAMicroBatchThatDoesNotDivide) {
+  RunConfig config = tiny_config("micro");
+  config.train.micro_batch = 3;
+  const auto comm = make_single_comm();
+  EXPECT_THROW(Trainer(config, *comm, at::kCPU), std::invalid_argument);
+}
+
+TEST_F(TrainerTest, ChosenMicroBatchDividesTheGlobalBatch) {
+  RunConfig config = tiny_config("chosen");
+  config.train.micro_batch = 0;
+  config.train.global_batch = 1000;  // 17 positions each: 481 would fit, 250 divides
+  const auto comm = make_single_comm();
+  EXPECT_EQ(Trainer(config, *comm, at::kCPU).micro_batch(), 250);
+}
+
+TEST_F(TrainerTest, StopsOnWallClockAndGoesOn) {
+  RunConfig config = tiny_config("clock");
+  config.train.stop_after = "0.000001s";
+  const auto comm = make_single_comm();
+  {
+    Trainer trainer(config, *comm, at::kCPU);
+    EXPECT_EQ(trainer.run(), Trainer::Outcome::kStopped);
+    EXPECT_EQ(trainer.state().step, 1);
+  }
+  EXPECT_EQ(find_newest_intact(config.run.dir), 1);
+  config.train.stop_after = "";
+  Trainer trainer(config, *comm, at::kCPU);
+  EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+}
+
+TEST_F(TrainerTest, ValidationIsTheMeanOverFixedSamples) {
+  const RunConfig config = tiny_config("validation");
+  const auto comm = make_single_comm();
+  Trainer trainer(config, *comm, at::kCPU);
+  const Validation validation(config.data, 16 * 10);
+  ASSERT_EQ(validation.num_samples(), 10);
+  const c10::NoGradGuard no_grad;
+  const double expected = trainer.model().loss(validation.samples(0, 10)).item<double>();
+  EXPECT_NEAR(validation.loss(trainer.model(), *comm, 4), expected, 1e-5);  // 4 + 4 + 2 rows
+}
+
+}  // namespace
+}  // namespace basin

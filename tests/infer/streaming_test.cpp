@@ -224,7 +224,7 @@ TEST(Streaming, PositionsMayGrowForEver) {
     const CacheShape shape{2, 62};
     const at::Tensor here = cached_nll(model, KvCache(model, shape), tokens, {1, 100});
     const at::Tensor far =
-        cached_nll(model, KvCache(model, shape, (int64_t{1} << 22) + 12345), tokens, {100, 1});
+        cached_nll(model, KvCache(model, shape, (int64_t{1} << 22) + 12345), tokens, {1, 100});
     const at::Tensor very_far =
         cached_nll(model, KvCache(model, shape, (int64_t{1} << 40) + 7), tokens, {100, 1});
     EXPECT_LT(largest(here - far), 1e-4);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -47,7 +48,12 @@ void communicate(int64_t rank, const char* what, Body&& body) {
 
 class GlooComm : public Comm {
  public:
-  GlooComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> group) : group_(std::move(group)) {}
+  explicit GlooComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> group) : group_(std::move(group)) {}
+  /// A group with a dead peer is left to the end of the process: its destructor may wait for that
+  /// peer.
+  ~GlooComm() override {
+    if (broken_) group_.release();
+  }
   int64_t rank() const override { return group_->getRank(); }
   int64_t size() const override { return group_->getSize(); }
 
@@ -64,7 +70,7 @@ class GlooComm : public Comm {
     });
   }
   void barrier() override {
-    communicate(rank(), "barrier", [&] { group_->barrier()->wait(); });
+    wait("barrier", [&] { return group_->barrier(); });
   }
 
  private:
@@ -72,11 +78,19 @@ class GlooComm : public Comm {
   template <class Collective>
   void on_host(at::Tensor& tensor, const char* what, Collective&& collective) {
     std::vector<at::Tensor> host = {tensor.is_cpu() ? tensor : tensor.cpu()};
-    communicate(rank(), what, [&] { collective(host)->wait(); });
+    wait(what, [&] { return collective(host); });
     if (!tensor.is_cpu()) tensor.copy_(host[0]);
   }
 
+  template <class Collective>
+  void wait(const char* what, Collective&& collective) {
+    broken_ = true;
+    communicate(rank(), what, [&] { collective()->wait(); });
+    broken_ = false;
+  }
+
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  bool broken_ = false;  // a collective has begun and not ended well
 };
 
 std::shared_ptr<gloo::transport::Device> network_device(bool single_node) {
@@ -99,6 +113,7 @@ std::unique_ptr<Comm> make_single_comm() {
 }
 
 std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous) {
+  std::signal(SIGPIPE, SIG_IGN);  // a dead peer is an error to report, not the end
   std::unique_ptr<Comm> comm;
   const std::string where =
       fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port);

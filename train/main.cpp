@@ -74,7 +74,7 @@ int main(int argc, char** argv) {
   } catch (const basin::Interrupted& error) {
     return fail(error.what(), 130);
   } catch (const basin::CommError& error) {
-    return fail(error.what(), 1, /*secondary=*/true);
+    std::_Exit(fail(error.what(), 1, /*secondary=*/true));   // threads of the broken group still run
   } catch (const c10::Error& error) {
     return fail(error.what_without_backtrace(), 1);
   } catch (const std::invalid_argument& error) {

@@ -5,11 +5,14 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -239,6 +242,21 @@ void check_options(const PrepareOptions& options) {
   }
 }
 
+/// Before anything long begins: a place that cannot be written to should not be found out after an
+/// hour.
+void make_folder_of(const std::filesystem::path& prefix) {
+  const std::filesystem::path folder = prefix.has_parent_path() ? prefix.parent_path() : ".";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error && access(folder.c_str(), W_OK) != 0) {
+    error = std::error_code(errno, std::generic_category());
+  }
+  if (error) {
+    throw std::runtime_error(
+        fmt::format("cannot write into {}: {}", folder.string(), error.message()));
+  }
+}
+
 /// Options that decide the output, as JSON text.
 std::string result_options(const PrepareOptions& options, const std::optional<Tokenizer>& given) {
   return nlohmann::json{{"vocab_size", given ? given->vocab_size() : options.vocab_size},
@@ -309,6 +327,7 @@ PrepareResult prepare(const PrepareOptions& options) {
   if (const std::optional<Sidecar> old = find_up_to_date(options.prefix, result, files)) {
     return {*old, true};
   }
+  make_folder_of(options.prefix);
   const int threads = options.threads > 0
                           ? options.threads
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -320,9 +339,6 @@ PrepareResult prepare(const PrepareOptions& options) {
   sidecar.vocab_size = tokenizer.vocab_size();
   sidecar.options = result;
   sidecar.sources = list_sources(files);
-  if (options.prefix.has_parent_path()) {
-    std::filesystem::create_directories(options.prefix.parent_path());
-  }
   Output output(options.prefix, tokenizer.vocab_size(), !holdout.empty());
   encode_all(options, files, holdout, tokenizer, threads, output, sidecar);
   if (sidecar.train.documents == 0) {

@@ -22,7 +22,7 @@ struct PrepareOptions {
   std::string text_key = "text";
   uint64_t seed = 1;                 // of the tokenizer's sample and of a held-out fraction
   int threads = 0;                   // 0: all cores
-  size_t sample_bytes = 64'000'000;  // text that the tokenizer is trained on, at most
+  size_t sample_bytes = 32'000'000;  // text that the tokenizer is trained on, at most
 };
 
 struct PrepareResult {

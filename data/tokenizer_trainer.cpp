@@ -6,6 +6,7 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -62,16 +63,15 @@ std::unordered_map<std::string, std::string> trainer_options(int64_t vocab_size)
 /// Characters that get a piece of their own: the commonest ones that together make up
 /// kCharacterCoverage of the text.
 int64_t count_covered_characters(const std::vector<std::string>& lines) {
-  std::unordered_map<std::string, int64_t> counts;
+  std::unordered_map<uint32_t, int64_t> counts;  // by the bytes of a character
   int64_t total = 0;
   for (const std::string& line : lines) {
     for (size_t i = 0; i < line.size(); ++total) {
-      size_t end = i + 1;
-      while (end < line.size() && (line[end] & 0xC0) == 0x80) {
-        ++end;
-      }
-      ++counts[line.substr(i, end - i)];
-      i = end;
+      uint32_t character = 0;
+      do {
+        character = character << 8 | static_cast<unsigned char>(line[i++]);
+      } while (i < line.size() && (line[i] & 0xC0) == 0x80);
+      ++counts[character];
     }
   }
   std::vector<int64_t> sorted;

@@ -206,6 +206,9 @@ TEST_F(PrepareTest, RefusesOptionsThatCannotBeMet) {
   expect_contains(message([](auto& o) { o.vocab_size = 65536; }), "supports at most");
   expect_contains(message([&](auto& o) { o.prefix = folder_ / "in"; }), "is a folder");
   EXPECT_TRUE(output().empty()) << "a refused run leaves nothing";
+  options_.prefix = "/proc/nowhere/demo";
+  expect_contains(message_of<std::runtime_error>([&] { prepare(options_); }),
+                  "cannot write into /proc/nowhere");
 }
 
 TEST_F(PrepareTest, BadInputLeavesNothingBehindAndTheOldOutputWhole) {

@@ -27,6 +27,7 @@ std::vector<std::string> training_lines() {
     lines.emplace_back(line);
   }
   for (int i = 0; i < 500; ++i) {
+    lines.push_back("        indented" + std::string(i % 9, ' ') + "  twice");
     lines.push_back("<sink> and </s> and <sink1> and <0x41> spelled out, <sink></s>");
   }
   return lines;
@@ -133,6 +134,8 @@ TEST(Tokenizer, LearnsWholeWords) {
 // The stretches that we encode one by one give the ids of the whole, as SentencePiece itself sees
 // it.
 TEST(Tokenizer, GivesSentencePiecesIds) {
+  ASSERT_EQ(trained().encode("    ").size(), 1)
+      << "runs of spaces must be pieces for this test to bite";
   EncodeCache cache;
   for (const std::string& text : awkward_texts()) {
     const std::vector<int32_t> expected = sentencepiece_ids(text);
@@ -297,7 +300,9 @@ TEST(SanitizeUtf8, ReplacesMaximalInvalidParts) {
   using Result = std::pair<std::string, int64_t>;
   EXPECT_EQ(clean("plain ascii, 日本語 🙂 é"), (Result{"plain ascii, 日本語 🙂 é", 0}));
   EXPECT_EQ(clean("a\xFFz"), (Result{"a\uFFFDz", 1}));
-  EXPECT_EQ(clean("\xC0\xAF"), (Result{"\uFFFD\uFFFD", 2}));                      // overlong
+  EXPECT_EQ(clean("\xC0\xAF"), (Result{"\uFFFD\uFFFD", 2}));  // overlong
+  EXPECT_EQ(clean("\xE0\x80\xAF"), (Result{"\uFFFD\uFFFD\uFFFD", 3}));
+  EXPECT_EQ(clean("\xF0\x80\x80\xAF"), (Result{"\uFFFD\uFFFD\uFFFD\uFFFD", 4}));
   EXPECT_EQ(clean("\xED\xA0\x80"), (Result{"\uFFFD\uFFFD\uFFFD", 3}));            // a surrogate
   EXPECT_EQ(clean("\xF4\x90\x80\x80"), (Result{"\uFFFD\uFFFD\uFFFD\uFFFD", 4}));  // beyond U+10FFFF
   EXPECT_EQ(clean("x\xE6\x97"), (Result{"x\uFFFD", 1}));        // cut short at the end

@@ -155,8 +155,9 @@ struct OneThread : testing::Environment {
 };
 const testing::Environment* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
 
-constexpr double kGain =
-    2.5;  // random attention this sharp makes single tokens, the initial ones too, matter
+// Random attention this sharp makes single tokens matter, the initial ones too, and is tame enough
+// for fp32 to stay within 1e-4 of fp64 over tens of thousands of tokens.
+constexpr double kGain = 1.75;
 
 TEST_P(ThreeWays, Agree) {
   const Case& c = GetParam();
@@ -204,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{ModelType::kLlama, SinkKind::kZero, 1, {{2, 62}, {0, 16}}},
                     Case{ModelType::kLlama, SinkKind::kLogit, 1, {{4, 12}, {1, 255}}},
                     Case{ModelType::kGptNeox, SinkKind::kNone, 1, {{0, 256}, {1, 15}}},
-                    Case{ModelType::kGptNeox, SinkKind::kToken, 1, {{1, 511}, {2, 62}}},
+                    Case{ModelType::kGptNeox, SinkKind::kToken, 1, {{1, 299}, {2, 62}}},
                     Case{ModelType::kGptNeox, SinkKind::kToken, 2, {{4, 60}, {1, 63}}},
                     Case{ModelType::kGptNeox, SinkKind::kZero, 1, {{4, 28}, {1, 127}}},
                     Case{ModelType::kGptNeox, SinkKind::kLogit, 1, {{2, 14}, {0, 100}}}),

@@ -1,16 +1,26 @@
-// SentencePiece's BPE trainer with the options of the project's tokenizer format. Reproducible
-// because nothing is left to it: lines come in memory, in our order, short enough that none is
-// skipped; no sampling, no shuffle; and its thread count, which goes into the model's bytes but not
-// into its pieces, is a constant.
+// SentencePiece's BPE trainer with the options of the project's tokenizer format. Nothing is left
+// to chance: lines in our order, short enough that none is skipped, no sampling, no shuffle, one
+// thread. And a process of its own (spm_train): among equally good merges the trainer takes the one
+// with the lowest address in memory, so that inside this process two runs differ once in a few
+// hundred.
 #include <fmt/format.h>
-#include <sentencepiece_trainer.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <unordered_map>
+#include <utility>
 
+#include "configs/files.h"
+#include "configs/progress.h"
+#include "data/child_process.h"
 #include "data/tokenizer.h"
 
 namespace basin {
@@ -22,43 +32,68 @@ constexpr int64_t kFixedPieces = kReservedIds + 256;
 constexpr int64_t kSmallest = (kFixedPieces / kGranularity + 1) * kGranularity;
 constexpr double kCharacterCoverage = 0.9995;
 
-class LineIterator : public sentencepiece::SentenceIterator {
+/// The paths are recorded in the model, so they are the same for every run, relative to its folder.
+constexpr const char* kLinesFile = "lines.txt";
+constexpr const char* kModelPrefix = "tokenizer";
+
+std::vector<std::string> trainer_command(int64_t vocab_size) {
+  return {"spm_train",
+          fmt::format("--input={}", kLinesFile),
+          fmt::format("--model_prefix={}", kModelPrefix),
+          "--model_type=bpe",
+          fmt::format("--vocab_size={}", vocab_size),
+          fmt::format("--character_coverage={}", kCharacterCoverage),
+          "--byte_fallback=true",
+          "--normalization_rule_name=identity",
+          "--remove_extra_whitespaces=false",
+          "--add_dummy_prefix=false",
+          "--split_digits=true",
+          "--allow_whitespace_only_pieces=true",
+          "--unk_id=0",
+          "--bos_id=1",
+          "--eos_id=2",
+          "--pad_id=-1",
+          "--bos_piece=<sink>",
+          "--control_symbols=<sink1>,<sink2>,<sink3>",
+          fmt::format("--max_sentence_length={}", 2 * kMaxTrainingLineBytes),
+          "--input_sentence_size=0",
+          "--shuffle_input_sentence=false",
+          "--num_threads=1"};
+}
+
+void write_lines(const std::vector<std::string>& lines, const std::filesystem::path& path) {
+  std::ofstream file(path, std::ios::binary);
+  for (const std::string& line : lines) {
+    file << line << '\n';
+  }
+  file.close();
+  if (!file) {
+    throw std::runtime_error(fmt::format("cannot write {}: is the disk full?", path.string()));
+  }
+}
+
+/// Follows the trainer's log, which tells every 20 pieces how many there are ("... size=1240 ...").
+class LogFollower {
  public:
-  explicit LineIterator(const std::vector<std::string>& lines) : lines_(lines) {}
-  bool done() const override { return next_ >= lines_.size(); }
-  void Next() override { ++next_; }
-  const std::string& value() const override { return lines_[next_]; }
-  sentencepiece::util::Status status() const override { return {}; }
+  LogFollower(std::filesystem::path path, int64_t pieces)
+      : path_(std::move(path)), progress_("training the tokenizer", pieces, "pieces") {}
+
+  void look() {
+    std::ifstream file(path_, std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(text_.size()));
+    text_.append(std::istreambuf_iterator<char>(file), {});
+    const size_t at = text_.rfind(" size=");
+    const int64_t pieces = at == std::string::npos ? 0 : std::atoll(text_.c_str() + at + 6);
+    progress_.advance(pieces - std::exchange(pieces_, pieces));
+  }
+  const std::string& text() const { return text_; }
 
  private:
-  const std::vector<std::string>& lines_;
-  size_t next_ = 0;
+  std::filesystem::path path_;
+  std::string text_;
+  int64_t pieces_ = 0;
+  Progress progress_;
 };
-
-std::unordered_map<std::string, std::string> trainer_options(int64_t vocab_size) {
-  return {
-      {"model_type", "bpe"},
-      {"vocab_size", std::to_string(vocab_size)},
-      {"character_coverage", fmt::format("{}", kCharacterCoverage)},
-      {"byte_fallback", "true"},
-      {"normalization_rule_name", "identity"},
-      {"remove_extra_whitespaces", "false"},
-      {"add_dummy_prefix", "false"},
-      {"split_digits", "true"},
-      {"allow_whitespace_only_pieces", "true"},
-      {"unk_id", "0"},
-      {"bos_id", "1"},
-      {"eos_id", "2"},
-      {"pad_id", "-1"},
-      {"bos_piece", "<sink>"},
-      {"control_symbols", "<sink1>,<sink2>,<sink3>"},
-      {"max_sentence_length", std::to_string(2 * kMaxTrainingLineBytes)},
-      {"input_sentence_size", "0"},
-      {"shuffle_input_sentence", "false"},
-      {"num_threads", "4"},
-      {"minloglevel", "3"},
-  };
-}
 
 /// Characters that get a piece of their own: the commonest ones that together make up
 /// kCharacterCoverage of the text.
@@ -86,7 +121,8 @@ int64_t count_covered_characters(const std::vector<std::string>& lines) {
   return characters;
 }
 
-void check_lines(const std::vector<std::string>& lines, int64_t vocab_size) {
+/// Returns how many characters get pieces.
+int64_t check_lines(const std::vector<std::string>& lines, int64_t vocab_size) {
   for (const std::string& line : lines) {
     if (line.size() > kMaxTrainingLineBytes) {
       throw std::invalid_argument(fmt::format(
@@ -108,15 +144,36 @@ void check_lines(const std::vector<std::string>& lines, int64_t vocab_size) {
                     characters,
                     needed));
   }
+  return characters;
 }
 
-/// SentencePiece ends its message with "Please set it to a value <= N."; 0 when it says something
-/// else.
-int64_t supported_pieces(const std::string& message) {
-  const size_t at = message.rfind("<= ");
-  return message.find("Vocabulary size too high") == std::string::npos || at == std::string::npos
-             ? 0
-             : std::atoll(message.c_str() + at + 3);
+/// SentencePiece says how much it could do: "Vocabulary size too high (N). Please set it to a value
+/// <= M."
+[[noreturn]] void explain_failure(const std::string& log,
+                                  int status,
+                                  int64_t vocab_size,
+                                  const std::filesystem::path& lines) {
+  constexpr std::string_view kReason = "Please set it to a value <= ";
+  const size_t at = log.rfind(kReason);
+  if (at == std::string::npos) {
+    throw std::runtime_error(
+        fmt::format("spm_train failed with status {}; it ended with: {}",
+                    status,
+                    log.substr(log.size() - std::min<size_t>(log.size(), 300))));
+  }
+  const int64_t supported = std::atoll(log.c_str() + at + kReason.size());
+  const std::string advice =
+      supported < kSmallest
+          ? fmt::format("supports {}, less than the smallest vocabulary ({}): add text",
+                        supported,
+                        kSmallest)
+          : fmt::format("supports at most {}: lower it or add text",
+                        supported / kGranularity * kGranularity);
+  throw std::invalid_argument(
+      fmt::format("vocabulary size {} is too large: the training text of {} bytes {}",
+                  vocab_size,
+                  std::filesystem::file_size(lines),
+                  advice));
 }
 
 }  // namespace
@@ -139,33 +196,24 @@ void check_vocab_size(int64_t vocab_size) {
 
 std::string train_tokenizer(const std::vector<std::string>& lines, int64_t vocab_size) {
   check_vocab_size(vocab_size);
-  check_lines(lines, vocab_size);
-  LineIterator iterator(lines);
-  std::string model;
-  const auto status =
-      sentencepiece::SentencePieceTrainer::Train(trainer_options(vocab_size), &iterator, &model);
-  if (status.ok()) {
-    return model;
+  const int64_t characters = check_lines(lines, vocab_size);
+  const ScratchFolder folder;
+  write_lines(lines, folder.path() / kLinesFile);
+  LogFollower log(folder.path() / "log", vocab_size - kFixedPieces - characters);
+  int status = 0;
+  try {
+    status = run_child(trainer_command(vocab_size), folder.path(), [&] { log.look(); });
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(fmt::format(
+        "{}: SentencePiece's trainer is missing (Debian: apt-get install sentencepiece), or give "
+        "--tokenizer FILE",
+        error.what()));
   }
-  if (const int64_t supported = supported_pieces(status.ToString()); supported > 0) {
-    size_t bytes = 0;
-    for (const std::string& line : lines) {
-      bytes += line.size();
-    }
-    const std::string advice =
-        supported < kSmallest
-            ? fmt::format("supports {}, less than the smallest vocabulary ({}): add text",
-                          supported,
-                          kSmallest)
-            : fmt::format("supports at most {}: lower it or add text",
-                          supported / kGranularity * kGranularity);
-    throw std::invalid_argument(
-        fmt::format("vocabulary size {} is too large: the training text of {} bytes {}",
-                    vocab_size,
-                    bytes,
-                    advice));
+  log.look();
+  if (status != 0) {
+    explain_failure(log.text(), status, vocab_size, folder.path() / kLinesFile);
   }
-  throw std::runtime_error("training the tokenizer failed: " + status.ToString());
+  return read_file(folder.path() / (std::string(kModelPrefix) + ".model"));
 }
 
 }  // namespace basin

@@ -38,7 +38,8 @@ void run(const Arguments& arguments) {
                                 config.cache,
                                 arguments.model.dtype,
                                 arguments.source.describe(),
-                                arguments.source.stem()};
+                                arguments.source.stem(),
+                                named_step(arguments.model.path)};
   if (!arguments.per_token.empty()) write_per_token(arguments.per_token, evaluation);
   if (arguments.save)
     spdlog::info(
@@ -82,7 +83,8 @@ void add_evaluate(CLI::App& app, int& status) {
   verb->add_flag("--json", arguments->json, "print one JSON document instead of the table");
   verb->add_flag("--save",
                  arguments->save,
-                 "also write evaluate-SOURCE-C<cache>.json and .npy into the run's eval/ folder");
+                 "also write evaluate-SOURCE-C<cache>.json and .npy into the run's eval/ folder; with "
+                 "-step-XXXXXXXX behind it where MODEL names a step, for the report's curve");
   verb->footer(
       "Example: basin evaluate runs/demo-sink --dataset data/demo_heldout --sinks 0,1,2,4 --cache "
       "255");

@@ -127,7 +127,11 @@ std::filesystem::path save_evaluation(const std::filesystem::path& directory,
                                       const EvaluationHeader& header,
                                       const Evaluation& evaluation) {
   std::filesystem::create_directories(directory);
-  const std::string stem = fmt::format("evaluate-{}-C{}", header.stem, header.cache);
+  const std::string stem = fmt::format("evaluate-{}-C{}{}{}",
+                                       header.stem,
+                                       header.cache,
+                                       header.step.empty() ? "" : "-",
+                                       header.step);
   write_per_token(directory / (stem + ".npy"), evaluation);
   const std::filesystem::path path = directory / (stem + ".json");
   write_file(path, to_json(header, evaluation).dump(1) + "\n");

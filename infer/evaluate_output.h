@@ -15,6 +15,7 @@ struct EvaluationHeader {
   SinkConfig sink;
   int64_t cache = 0;                // C
   std::string dtype, source, stem;  // stem: names the files
+  std::string step = {};            // too, where a step was asked for by name
 };
 
 /// {model, sink: {kind, count}, cache, dtype, source, documents: [{name?, tokens, scored, bytes}],
@@ -30,8 +31,8 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
 /// float32 (rows, scorable tokens in order), NaN where a row did not score.
 void write_per_token(const std::filesystem::path& path, const Evaluation& evaluation);
 
-/// DIRECTORY/evaluate-<stem>-C<cache>.json and .npy (the per-token numbers of its rows); returns
-/// the JSON's path.
+/// DIRECTORY/evaluate-<stem>-C<cache>[-<step>].json and .npy (the per-token numbers of its rows);
+/// returns the JSON's path.
 std::filesystem::path save_evaluation(const std::filesystem::path& directory,
                                       const EvaluationHeader& header,
                                       const Evaluation& evaluation);

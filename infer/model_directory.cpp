@@ -41,6 +41,11 @@ at::ScalarType parse_dtype(const std::string& name) {
   throw std::invalid_argument(fmt::format("--dtype {}: expected float32 or bfloat16", name));
 }
 
+fs::path without_slash(const fs::path& path) {
+  const fs::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
 }  // namespace
 
 const Tokenizer& LoadedModel::require_tokenizer() const {
@@ -85,11 +90,14 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype) {
   return loaded;
 }
 
+std::string named_step(const fs::path& path) {
+  const std::string name = without_slash(path).filename().string();
+  return name.starts_with("step-") ? name : "";
+}
+
 fs::path eval_directory(const fs::path& path) {
-  const fs::path model = fs::absolute(resolve_model_directory(path)).lexically_normal();
-  const fs::path directory = model.has_filename() ? model : model.parent_path();
-  const std::string name = directory.filename().string();
-  const bool is_step = name.starts_with("step-") || name == "final";
+  const fs::path directory = without_slash(fs::absolute(resolve_model_directory(path)));
+  const bool is_step = !named_step(directory).empty() || directory.filename() == "final";
   return (is_step ? directory.parent_path() : directory) / "eval";
 }
 

@@ -33,6 +33,9 @@ struct LoadedModel {
 /// "bfloat16".
 LoadedModel open_model(const std::filesystem::path& path, const std::string& dtype);
 
+/// "step-00001000" when `path` itself names a step of a run, not the run or its newest step; else "".
+std::string named_step(const std::filesystem::path& path);
+
 /// Where `--save` writes: eval/ of the run that `path` is or lies in, else of the model directory
 /// itself.
 std::filesystem::path eval_directory(const std::filesystem::path& path);

@@ -258,6 +258,8 @@ std::string training_section(const std::vector<RunRecord>& runs) {
   html += figure(sink_metric_plot(runs),
                  "Attention-sink metric in training: the share of heads that give more than the threshold of their "
                  "attention to the first position.");
+  html += figure(eviction_plot(runs),
+                 "What evicting the initial tokens costs as training goes on: none kept against four, on held-out text.");
   return html + "</div>\n" + absent;
 }
 

@@ -46,9 +46,10 @@ void write_parent(const fs::path& file, const std::string& bytes) {
 
 void write_pictures(const std::vector<RunRecord>& runs, const fs::path& directory) {
   const Comparison comparison = compare(runs);
-  const std::string loss = loss_plot(runs),
+  const std::string loss = loss_plot(runs), eviction = eviction_plot(runs),
                     streaming = comparison.groups.empty() ? "" : streaming_plot(runs, comparison.groups.front());
   if (!loss.empty()) write_parent(directory / "loss.svg", svg_file(loss));
+  if (!eviction.empty()) write_parent(directory / "eviction.svg", svg_file(eviction));
   if (!streaming.empty()) write_parent(directory / "streaming.svg", svg_file(streaming));
   if (loss.empty()) spdlog::warn("no {}: none of the runs has a training log", (directory / "loss.svg").string());
   if (streaming.empty()) {
@@ -75,7 +76,7 @@ void add_report(CLI::App& app, int& status) {
   verb->add_option("RUN", options->runs, "run directories; those to compare in one page, vanilla first")->required();
   verb->add_option("--out", options->out,
                    "the page; default report.html in the run, or beside the runs when there are several");
-  verb->add_option("--svg", options->svg_directory, "also write loss.svg and streaming.svg into this directory");
+  verb->add_option("--svg", options->svg_directory, "also write loss.svg, streaming.svg and, where earlier steps were streamed, eviction.svg into this directory");
   verb->footer("Example:\n  basin report runs/demo-none runs/demo-sink --out runs/demo/report.html");
   verb->callback([options, &status] {
     make_report(*options);

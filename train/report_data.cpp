@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <stdexcept>
 #include <string_view>
+#include <tuple>
 
 #include "configs/files.h"
 #include "configs/yaml_config.h"
@@ -173,6 +175,13 @@ void read_per_token(SavedEvaluation& evaluation, const fs::path& file) {
   }
 }
 
+/// evaluate-SOURCE-C127-step-00001000.json -> 1000; -1 for a file without a step.
+int64_t step_of(const fs::path& file) {
+  const std::string stem = file.stem().string(), mark = "-step-";
+  const size_t at = stem.rfind(mark);
+  return at == std::string::npos ? -1 : std::atoll(stem.c_str() + at + mark.size());
+}
+
 SavedEvaluation read_evaluation(const fs::path& file) {
   SavedEvaluation evaluation = parsed(file, "evaluate ... --save", [&](const Json& json) {
     SavedEvaluation e{.file = file,
@@ -195,6 +204,8 @@ SavedEvaluation read_evaluation(const fs::path& file) {
     for (const Json& row : json.at("rows")) e.rows.push_back(evaluate_row(row));
     return e;
   });
+  evaluation.step = step_of(file);
+  if (evaluation.step >= 0) return evaluation;
   evaluation.bins = position_bins(evaluation.documents);
   const fs::path per_token = fs::path(file).replace_extension(".npy");
   if (fs::exists(per_token) && evaluation.bins.size() > 1) read_per_token(evaluation, per_token);
@@ -300,8 +311,13 @@ RunRecord read_run(const fs::path& directory) {
   run.directory = directory;
   if (has_config) run.config = flat_config(directory / "config.yaml");
   if (has_metrics) run.metrics = read_metrics(directory / "metrics.jsonl");
-  for (const auto& file : files) run.evaluations.push_back(read_evaluation(file));
-  std::ranges::sort(run.evaluations, {}, [](const SavedEvaluation& e) { return std::pair(e.source, e.cache); });
+  for (const auto& file : files) {
+    SavedEvaluation evaluation = read_evaluation(file);
+    (evaluation.step < 0 ? run.evaluations : run.trajectory).push_back(std::move(evaluation));
+  }
+  const auto order = [](const SavedEvaluation& e) { return std::tuple(e.source, e.cache, e.step); };
+  std::ranges::sort(run.evaluations, {}, order);
+  std::ranges::sort(run.trajectory, {}, order);
   if (has_attention) run.attention = read_attention(directory / "eval" / "attention.json");
   run.tokenizer_hash = tokenizer_hash(directory);
   return run;

@@ -50,6 +50,8 @@ struct SavedEvaluation {
   /// file.
   std::vector<std::vector<double>> by_position;
 
+  int64_t step = -1;  // of the run, where it was asked for by name
+
   /// The row that streams with so many kept tokens; null when it was not run.
   const SavedRow* streaming_row(int64_t sinks) const;
 };
@@ -69,7 +71,8 @@ struct RunRecord {
   std::map<std::string, std::string> config;  // dotted key -> value; empty without config.yaml
   std::string tokenizer_hash;                 // of the newest step's tokenizer.model; empty without one
   std::vector<LoggedStep> metrics;
-  std::vector<SavedEvaluation> evaluations;  // by source, then cache
+  std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache
+  std::vector<SavedEvaluation> trajectory;   // of steps asked for by name: by source, cache, step
   std::optional<SavedAttention> attention;
 
   /// none, token, zero, logit; empty when neither the configuration nor an evaluation says.

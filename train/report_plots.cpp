@@ -174,6 +174,31 @@ std::string sink_metric_plot(const std::vector<RunRecord>& runs) {
   return empty(plot.curves) ? "" : draw_plot(plot);
 }
 
+std::string eviction_plot(const std::vector<RunRecord>& runs) {
+  Plot plot{.title = "cost of evicting the initial tokens over training",
+            .x_label = "training tokens",
+            .y_label = "nats per token, none kept against 4"};
+  const auto colours = run_colours(runs);
+  const auto traced = std::ranges::find_if(runs, [](const RunRecord& run) { return !run.trajectory.empty(); });
+  if (traced == runs.end()) return "";
+  const SavedEvaluation& first = traced->trajectory.front();
+  for (size_t i = 0; i < runs.size(); ++i) {
+    std::vector<PlotPoint> points;
+    for (const SavedEvaluation& evaluation : runs[i].trajectory) {
+      const SavedRow* none = evaluation.streaming_row(0);
+      const auto logged = std::ranges::find(runs[i].metrics, evaluation.step, &LoggedStep::step);
+      if (evaluation.source == first.source && evaluation.cache == first.cache && none != nullptr &&
+          logged != runs[i].metrics.end())
+        points.push_back({logged->tokens, none->nll_delta});
+    }
+    if (points.empty()) continue;
+    plot.curves.push_back({.label = "", .colour = colours[i], .mark = Mark::kThin, .points = points});
+    plot.curves.push_back(
+        {.label = runs[i].name, .colour = colours[i], .mark = Mark::kDots, .points = std::move(points)});
+  }
+  return empty(plot.curves) ? "" : draw_plot(plot);
+}
+
 std::string streaming_plot(const std::vector<RunRecord>& runs, const EvaluationGroup& group) {
   std::set<int64_t> kept;
   for (const SavedEvaluation* evaluation : group.by_run) {

@@ -18,6 +18,10 @@ std::string speed_plot(const std::vector<RunRecord>& runs);
 /// Share of heads above the attention-sink threshold, per cent, over training tokens.
 std::string sink_metric_plot(const std::vector<RunRecord>& runs);
 
+/// Cost of keeping none of the initial tokens, over training tokens, for runs whose earlier steps were streamed (the first
+/// text and cache that a run's trajectory has).
+std::string eviction_plot(const std::vector<RunRecord>& runs);
+
 /// Difference to four kept tokens by number of kept tokens, every run, with intervals.
 std::string streaming_plot(const std::vector<RunRecord>& runs, const EvaluationGroup& group);
 

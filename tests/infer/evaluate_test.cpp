@@ -13,6 +13,7 @@
 #include "configs/files.h"
 #include "data/indexed_dataset.h"
 #include "infer/evaluate_output.h"
+#include "infer/model_directory.h"
 #include "infer/modes.h"
 #include "model/checkpoint.h"
 #include "tests/infer/tiny_model.h"
@@ -201,6 +202,13 @@ TEST_F(Evaluate, WritesJsonAndNpy) {
   float value = 0;
   std::memcpy(&value, npy.data() + data + 148 * sizeof(float), sizeof value);
   EXPECT_EQ(value, e.rows[1].token_nll[0]);
+
+  EvaluationHeader of_a_step = header;
+  of_a_step.step = named_step("runs/x/step-00000500/");
+  EXPECT_EQ(save_evaluation(folder_ / "eval", of_a_step, e).filename(),
+            "evaluate-y_heldout-C16-step-00000500.json");
+  EXPECT_EQ(named_step("runs/x"), "");
+  EXPECT_EQ(named_step("runs/x/final"), "");
 
   const std::string table = to_table(header, e);
   EXPECT_NE(table.find("1 sink token, cache 16"), std::string::npos);

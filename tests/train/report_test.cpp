@@ -41,6 +41,7 @@ struct Numbers {
   double low = -0.01, high = 0.01;            // interval of row 0 against row 4, nats
   std::string source = "heldout";
   int64_t cache = 64, tokens = 301;  // tokens of the one document
+  std::string step = "";             // "-step-00000010": of a step that was asked for by name
 };
 
 Json row(const std::string& mode, int64_t sinks, double perplexity, const Numbers& n) {
@@ -105,7 +106,9 @@ class ReportTest : public testing::Test {
     write_file(file(name, "metrics.jsonl"), lines);
   }
 
-  std::string stem(const Numbers& n) const { return fmt::format("eval/evaluate-{}-C{}", n.source, n.cache); }
+  std::string stem(const Numbers& n) const {
+    return fmt::format("eval/evaluate-{}-C{}{}", n.source, n.cache, n.step);
+  }
 
   void evaluation(const std::string& name, const Numbers& n, bool per_token = true) const {
     const Json document = {{"name", "one"}, {"tokens", n.tokens}, {"scored", n.tokens - 1}, {"bytes", nullptr}};
@@ -450,6 +453,27 @@ TEST_F(ReportTest, BinsLossesByPosition) {
   EXPECT_TRUE(std::isfinite(e.by_position[1].back()));
   EXPECT_NEAR(e.by_position[0].front(), std::exp(1.0), 1e-9);
   EXPECT_FALSE(position_plot(runs, compare(runs).groups.front(), 0).empty());
+}
+
+TEST_F(ReportTest, DrawsWhatEvictionCostsOverTraining) {
+  whole_run("sink", kUses, 3);
+  EXPECT_EQ(eviction_plot(read({"sink"})), "");
+  for (const auto& [step, ppl_0] : {std::pair{"-step-00000010", 20.0}, std::pair{"-step-00000020", 22.0}}) {
+    Numbers n = kUses;
+    n.ppl_0 = ppl_0;
+    n.step = step;
+    evaluation("sink", n);
+  }
+  const std::vector<RunRecord> runs = read({"sink"});
+  ASSERT_EQ(runs.front().evaluations.size(), 1u) << "earlier steps are no results of the run";
+  ASSERT_EQ(runs.front().trajectory.size(), 2u);
+  EXPECT_EQ(runs.front().trajectory.front().step, 10);
+  EXPECT_NEAR(runs.front().trajectory.back().streaming_row(0)->nll_delta, std::log(1.1), 1e-12);
+  const std::string plot = eviction_plot(runs);
+  const std::regex dot("<circle");
+  EXPECT_EQ(std::distance(std::sregex_iterator(plot.begin(), plot.end(), dot), std::sregex_iterator()), 3)
+      << "one in the legend: " << plot;
+  EXPECT_TRUE(contains(page({"sink"}), "none kept against four"));
 }
 
 TEST_F(ReportTest, RefusesWhatIsNoRun) {

@@ -10,10 +10,14 @@
 #include <xxhash.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
+
+#include "configs/signals.h"
 
 namespace basin {
 namespace {
@@ -94,6 +98,26 @@ int create_exclusively(const std::filesystem::path& temporary) {
 }
 
 }  // namespace
+
+void make_writable_directory(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory.empty() ? "." : directory;
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!error && access(path.c_str(), W_OK) != 0)
+    error = std::error_code(errno, std::generic_category());
+  if (error)
+    throw std::runtime_error(
+        fmt::format("cannot write into {}: {}", path.string(), error.message()));
+}
+
+void write_stdout(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0)
+    return;
+  const int reason = errno;
+  check_interrupt();
+  throw std::runtime_error(
+      fmt::format("cannot write to standard output: {}", std::strerror(reason)));
+}
 
 std::string read_file(const std::filesystem::path& path) {
   const Descriptor file(path, O_RDONLY);

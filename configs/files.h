@@ -19,6 +19,14 @@ void write_file(const std::filesystem::path& path, std::string_view bytes);
 /// Makes renames and new names in `directory` durable.
 void sync_directory(const std::filesystem::path& directory);
 
+/// Makes `directory` if it is not there. Throws std::runtime_error when nothing can be written into
+/// it: to be found out before hours of work, not after.
+void make_writable_directory(const std::filesystem::path& directory);
+
+/// A result to standard output, at once. Throws std::runtime_error when it does not arrive (full
+/// disk, closed pipe), Interrupted when a stop request broke the write off.
+void write_stdout(std::string_view text);
+
 /// XXH3-64 as 16 hexadecimal digits.
 std::string xxh3_hex(std::string_view bytes);
 std::string xxh3_hex_of_file(const std::filesystem::path& path);

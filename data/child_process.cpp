@@ -93,6 +93,7 @@ int run_child(const std::vector<std::string>& command,
     watch();
     std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
   }
+  check_interrupt();  // Ctrl-C reaches the child too, and mostly first
   return status;
 }
 

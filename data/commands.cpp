@@ -4,10 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "configs/files.h"
 #include "configs/progress.h"
 #include "data/prepare.h"
 
@@ -57,11 +57,11 @@ void run_prepare(const PrepareOptions& options, bool json) {
     document["prefix"] = options.prefix.string();
     document["up_to_date"] = result.up_to_date;
     document["seconds"] = seconds;
-    text = document.dump(1) + "\n";
+    text = document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   } else {
     text = summary(options, result, seconds);
   }
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  write_stdout(text);
 }
 
 }  // namespace

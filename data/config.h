@@ -1,4 +1,5 @@
-// What a run reads: token datasets by path (without .bin/.idx), their weights, and the length of a sample.
+// What a run reads: token datasets by path (without .bin/.idx), their weights, and the length of a
+// sample.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +13,18 @@ namespace basin {
 
 /// One dataset of a mixture.
 struct DatasetConfig {
-  static constexpr std::string_view kShorthand = "path";   // a bare scalar in YAML is the path
+  static constexpr std::string_view kShorthand = "path";  // a bare scalar in YAML is the path
 
-  std::string path;      // PREFIX of PREFIX.bin and PREFIX.idx
-  double weight = 1;     // relative share of the samples
+  std::string path;   // PREFIX of PREFIX.bin and PREFIX.idx
+  double weight = 1;  // relative share of the samples
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("path", self.path, Field{.doc = "path of the dataset without .bin and .idx"});
-    visit("weight", self.weight, Field{.doc = "share of the samples, relative to the other datasets", .min = 0, .max = 1e9});
+    visit(
+        "weight",
+        self.weight,
+        Field{.doc = "share of the samples, relative to the other datasets", .min = 0, .max = 1e9});
   }
 };
 
@@ -33,7 +37,11 @@ struct DataConfig {
   static void visit_fields(Self& self, Visitor&& visit) {
     visit("train", self.train, Field{.doc = "one dataset path, or a list of {path, weight}"});
     visit("heldout", self.heldout, Field{.doc = "dataset path for validation; empty: none"});
-    visit("sequence_length", self.sequence_length, Field{.doc = "predicted tokens of a sample (T); sink tokens come on top", .min = 8, .max = 1 << 20});
+    visit("sequence_length",
+          self.sequence_length,
+          Field{.doc = "predicted tokens of a sample (T); sink tokens come on top",
+                .min = 8,
+                .max = 1 << 20});
   }
   std::vector<std::string> problems() const;
 };

@@ -45,8 +45,13 @@ Holdout::Holdout(const std::vector<std::string>& rules,
                  const std::vector<TextFile>& files,
                  uint64_t seed)
     : any_(!rules.empty()), files_(files.size(), false), seed_(seed) {
+  bool fraction_given = false;
   for (const std::string& rule : rules) {
     if (const std::optional<double> number = as_number(rule)) {
+      if (std::exchange(fraction_given, true)) {
+        throw std::invalid_argument(
+            fmt::format("--holdout {}: one fraction at most, and another is given", rule));
+      }
       if (!(*number > 0 && *number < 1)) {
         throw std::invalid_argument(
             fmt::format("--holdout {}: a fraction must lie between 0 and 1", rule));

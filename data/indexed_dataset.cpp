@@ -221,6 +221,14 @@ IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
     }
     contiguous_ = contiguous_ && pointers_[i] == offsets_[i] * item_bytes_;
   }
+  if (contiguous_ && offsets_.back() * item_bytes_ != bin_bytes) {
+    throw std::runtime_error(
+        fmt::format("{}.bin: {} bytes, but {}.idx accounts for {}: they do not belong together",
+                    name_,
+                    bin_bytes,
+                    name_,
+                    offsets_.back() * item_bytes_));
+  }
   if (contiguous_) {
     offsets_ = {0, offsets_.back()};
     std::vector<int64_t>().swap(pointers_);
@@ -252,6 +260,17 @@ void IndexedDataset::read(int64_t begin, std::span<int64_t> out) const {
   }
 }
 
+std::string IndexedDataset::contents() const {
+  const std::string_view bin(reinterpret_cast<const char*>(bin_.data()), bin_.size_bytes()),
+      ends(reinterpret_cast<const char*>(document_offsets_.data()),
+           document_offsets_.size() * sizeof(int64_t));
+  const size_t part = std::min<size_t>(bin.size(), 1 << 20);
+  const std::string sums =
+      xxh3_hex(ends) + xxh3_hex(bin.substr(0, part)) + xxh3_hex(bin.substr(bin.size() - part));
+  return fmt::format(
+      "{} tokens in {} documents, XXH3 {}", num_tokens(), num_documents(), xxh3_hex(sums));
+}
+
 int64_t IndexedDataset::max_token() const {
   if (max_token_->load() != kUnknownToken) {
     return max_token_->load();
@@ -278,6 +297,9 @@ int64_t IndexedDataset::max_token() const {
 }
 
 std::optional<int64_t> IndexedDataset::find_any(std::span<const int64_t> ids) const {
+  if (ids.empty()) {
+    return std::nullopt;
+  }
   std::atomic<int64_t> first =
       std::numeric_limits<int64_t>::max();  // position of the first match, so that the answer is
                                             // always the same

@@ -35,6 +35,10 @@ class IndexedDataset {
   /// Copies tokens [begin, begin + out.size()).
   void read(int64_t begin, std::span<int64_t> out) const;
   const std::string& name() const { return name_; }
+  /// "7160464 tokens in 295 documents, XXH3 0123456789abcdef": by it a run knows that its data is
+  /// what it was. The checksum covers where documents end and the first and last MiB of .bin, so it
+  /// costs no more for a large dataset.
+  std::string contents() const;
   /// Largest token id, -1 without tokens; reads the whole file once, in parallel chunks, and
   /// remembers it. Throws std::runtime_error on a negative id.
   int64_t max_token() const;

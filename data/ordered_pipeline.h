@@ -28,6 +28,8 @@ class OrderedPipeline {
   std::function<std::optional<In>()> next;
   std::function<Out(In, int worker)> work;
   std::function<void(Out)> write;
+  std::function<size_t(const In&)> bytes;  // of an input; none: inputs are small
+  size_t max_bytes = size_t{256} << 20;    // between the ends, unless one input alone is larger
   int threads = 1;
 
   void run() {
@@ -51,6 +53,7 @@ class OrderedPipeline {
     std::optional<Out> out;
     std::exception_ptr error;
     bool done = false;
+    size_t bytes = 0;
   };
 
   void read_all() {
@@ -66,7 +69,11 @@ class OrderedPipeline {
       more = slot->in.has_value();
       if (more || slot->done) {
         const size_t limit = 2 * static_cast<size_t>(threads) + 2;
-        room_.wait(lock, [&] { return stopped_ || order_.size() < limit; });
+        slot->bytes = more && bytes ? bytes(*slot->in) : 0;
+        room_.wait(lock, [&] {
+          return stopped_ || order_.empty() ||
+                 (order_.size() < limit && bytes_ + slot->bytes <= max_bytes);
+        });
         if (stopped_) {
           return;
         }
@@ -74,6 +81,7 @@ class OrderedPipeline {
           todo_.push_back(slot.get());
           todo_grew_.notify_one();
         }
+        bytes_ += slot->bytes;
         order_.push_back(std::move(slot));
       }
       if (!more) {
@@ -117,6 +125,7 @@ class OrderedPipeline {
       }
       const std::unique_ptr<Slot> slot = std::move(order_.front());
       order_.pop_front();
+      bytes_ -= slot->bytes;
       room_.notify_one();
       lock.unlock();
       check_interrupt();
@@ -144,6 +153,7 @@ class OrderedPipeline {
   std::condition_variable room_, todo_grew_, front_done_;
   std::deque<std::unique_ptr<Slot>> order_;  // not yet written, oldest first
   std::deque<Slot*> todo_;                   // not yet worked on
+  size_t bytes_ = 0;                         // of all in order_
   bool finished_ = false, stopped_ = false;
 };
 

@@ -5,14 +5,11 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -78,6 +75,11 @@ std::vector<std::string> pass(const std::vector<TextFile>& files,
   pipeline.write = [&](Out out) {
     progress.advance(out.file_bytes);
     write(std::move(out));
+  };
+  pipeline.bytes = [](const Batch& batch) {
+    size_t bytes = 0;
+    for (const RawDocument& document : batch.documents) bytes += document.bytes.size();
+    return bytes;
   };
   pipeline.threads = threads;
   pipeline.run();
@@ -173,6 +175,8 @@ struct Output {
   /// Everything at once, the sidecar last: it vouches for the rest, so the old one goes first.
   void commit(const Tokenizer& tokenizer, const Sidecar& sidecar) {
     const std::filesystem::path json = output_path(prefix, ".json");
+    const std::string vouching =
+        sidecar.to_json().dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
     std::filesystem::remove(json);
     train.commit();
     if (heldout) {
@@ -182,7 +186,7 @@ struct Output {
       std::filesystem::remove(output_path(prefix, "_heldout.idx"));
     }
     write_file(output_path(prefix, ".model"), tokenizer.model_bytes());
-    write_file(json, sidecar.to_json().dump(1) + "\n");
+    write_file(json, vouching);
   }
 };
 
@@ -239,21 +243,6 @@ void check_options(const PrepareOptions& options) {
   }
   if (options.tokenizer.empty()) {
     check_vocab_size(options.vocab_size);
-  }
-}
-
-/// Before anything long begins: a place that cannot be written to should not be found out after an
-/// hour.
-void make_folder_of(const std::filesystem::path& prefix) {
-  const std::filesystem::path folder = prefix.has_parent_path() ? prefix.parent_path() : ".";
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (!error && access(folder.c_str(), W_OK) != 0) {
-    error = std::error_code(errno, std::generic_category());
-  }
-  if (error) {
-    throw std::runtime_error(
-        fmt::format("cannot write into {}: {}", folder.string(), error.message()));
   }
 }
 
@@ -327,7 +316,7 @@ PrepareResult prepare(const PrepareOptions& options) {
   if (const std::optional<Sidecar> old = find_up_to_date(options.prefix, result, files)) {
     return {*old, true};
   }
-  make_folder_of(options.prefix);
+  make_writable_directory(options.prefix.parent_path());
   const int threads = options.threads > 0
                           ? options.threads
                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

@@ -1,6 +1,7 @@
 #include "data/sidecar.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
@@ -51,15 +52,17 @@ std::optional<Sidecar> read_sidecar(const fs::path& path) {
   if (!fs::exists(path)) {
     return std::nullopt;
   }
-  const Json json = Json::parse(read_file(path), nullptr, false);
-  if (!json.is_object() || json.value("format", "") != kFormat) {
-    return std::nullopt;
-  }
   try {
+    const Json json = Json::parse(read_file(path));
+    if (!json.is_object() || !json.contains("format") || json["format"] != kFormat) {
+      return std::nullopt;
+    }
     return Sidecar::from_json(json);
   } catch (const Json::exception& error) {
     throw std::runtime_error(
-        fmt::format("{}: damaged ({}); run `basin prepare` again", path.string(), error.what()));
+        fmt::format("{}: damaged ({}); run the `basin prepare` that wrote it again",
+                    path.string(),
+                    error.what()));
   }
 }
 
@@ -124,7 +127,12 @@ std::vector<Sidecar::Source> list_sources(const std::vector<TextFile>& files) {
 std::optional<Sidecar> find_up_to_date(const fs::path& prefix,
                                        const std::string& options,
                                        const std::vector<TextFile>& files) {
-  std::optional<Sidecar> old = read_sidecar(output_path(prefix, ".json"));
+  std::optional<Sidecar> old;
+  try {
+    old = read_sidecar(output_path(prefix, ".json"));
+  } catch (const std::runtime_error& error) {
+    spdlog::warn("{}: making everything anew", error.what());
+  }
   const fs::path model = output_path(prefix, ".model");
   if (!old || old->options != options || old->sources.size() != files.size() ||
       !fs::exists(model) || xxh3_hex_of_file(model) != old->tokenizer_hash ||

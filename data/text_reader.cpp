@@ -16,6 +16,7 @@ namespace basin {
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
+constexpr size_t kLargestDocument = size_t{1} << 31;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 void refuse_binary(const std::string& bytes, const std::string& name) {
@@ -146,7 +147,14 @@ std::optional<RawDocument> TextReader::next() {
     } else {
       RawDocument document{index_, 0, {}};
       while (fill()) {
+        check_interrupt();
         document.bytes.append(buffer_, 0, end_);
+        if (document.bytes.size() > kLargestDocument) {
+          throw std::runtime_error(fmt::format(
+              "{}: more than 2 GiB of text in one document: cut it into files, or write "
+              "it as .jsonl with a document a line",
+              files_[index_].path.string()));
+        }
       }
       finish_file();
       return document;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "configs/files.h"
+#include "configs/signals.h"
 #include "data/sentencepiece_model.h"
 
 namespace basin {
@@ -138,6 +139,7 @@ void Tokenizer::encode(std::string_view text, EncodeCache& cache, std::vector<in
   size_t begin = 0;
   for (size_t i = 1; i < text.size() && separable; ++i) {
     if (!spanned_.test(byte_pair(text[i - 1], text[i])) && !is_continuation(text[i])) {
+      check_interrupt();  // documents may be long
       encode_stretch(text.substr(begin, i - begin));
       begin = i;
     }

@@ -156,10 +156,10 @@ int64_t check_lines(const std::vector<std::string>& lines, int64_t vocab_size) {
   constexpr std::string_view kReason = "Please set it to a value <= ";
   const size_t at = log.rfind(kReason);
   if (at == std::string::npos) {
-    throw std::runtime_error(
-        fmt::format("spm_train failed with status {}; it ended with: {}",
-                    status,
-                    log.substr(log.size() - std::min<size_t>(log.size(), 300))));
+    const size_t end = log.find_last_not_of(" \n") + 1, begin = log.rfind('\n', end) + 1;
+    throw std::runtime_error(fmt::format("spm_train failed with status {}; its last words: {}",
+                                         status,
+                                         log.substr(begin, end - begin)));
   }
   const int64_t supported = std::atoll(log.c_str() + at + kReason.size());
   const std::string advice =

@@ -163,6 +163,8 @@ TEST_F(IndexedDatasetTest, RefusesTruncatedAndDamagedFiles) {
   expect_contains(failure([](auto&, auto& bin) { bin.pop_back(); }),
                   "d.bin: truncated: 23 bytes, but sequence 2");
   expect_contains(failure([](auto&, auto& bin) { bin.clear(); }), "d.bin: truncated");
+  expect_contains(failure([](auto&, auto& bin) { bin += "xy"; }),
+                  "d.bin: 26 bytes, but " + (folder_ / "d.idx").string() + " accounts for 24");
   expect_contains(failure([](auto& idx, auto&) { put<int64_t>(idx, kPointers + 8, -2); }),
                   "at byte -2");
   expect_contains(failure([](auto& idx, auto&) { put<int64_t>(idx, kDocuments, 1); }), "1 to 3");

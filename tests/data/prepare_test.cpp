@@ -1,13 +1,10 @@
 #include "data/prepare.h"
 
-#include <signal.h>
-
 #include <atomic>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "configs/signals.h"
 #include "data/ordered_pipeline.h"
 #include "data/tokenizer.h"
 #include "tests/data/data_fixture.h"
@@ -235,29 +232,6 @@ TEST_F(PrepareTest, CountsWhatItChanged) {
   EXPECT_EQ(result.sidecar.empty_documents, 1);
 }
 
-// In a process of its own: the flag of a pending signal stays set.
-TEST_F(PrepareTest, AnInterruptLeavesNothingBehind) {
-  prepare(options_);
-  PrepareOptions given = options_;
-  given.tokenizer = folder_ / "out/demo.model";
-  given.prefix = folder_ / "out/given";
-  const auto before = output();
-  EXPECT_EXIT(
-      {
-        install_signal_handlers();
-        raise(SIGINT);
-        try {
-          prepare(given);
-        } catch (const Interrupted&) {
-          _exit(130);
-        }
-        _exit(0);
-      },
-      ::testing::ExitedWithCode(130),
-      "");
-  EXPECT_EQ(output(), before);
-}
-
 TEST(OrderedPipeline, KeepsTheOrderAndTheBound) {
   OrderedPipeline<int, int> pipeline;
   int produced = 0;
@@ -278,6 +252,24 @@ TEST(OrderedPipeline, KeepsTheOrderAndTheBound) {
   pipeline.run();
   EXPECT_EQ(written.load(), 500);
   EXPECT_LE(largest_gap.load(), 2 * 3 + 2 + 2);
+}
+
+TEST(OrderedPipeline, BoundsBytesButLetsOneLargeInputPass) {
+  OrderedPipeline<int, int> pipeline;
+  int produced = 0;
+  std::atomic<int> written = 0, largest_gap = 0;
+  pipeline.next = [&]() -> std::optional<int> {
+    largest_gap = std::max(largest_gap.load(), produced - written.load());
+    return produced < 50 ? std::optional(produced++) : std::nullopt;
+  };
+  pipeline.bytes = [](const int& i) { return size_t{i == 7 ? 1000u : 60u}; };
+  pipeline.max_bytes = 100;
+  pipeline.work = [](int i, int) { return i; };
+  pipeline.write = [&](int) { ++written; };
+  pipeline.threads = 4;
+  pipeline.run();
+  EXPECT_EQ(written.load(), 50);
+  EXPECT_LE(largest_gap.load(), 1 + 1 + 1);  // in order_, waiting for room, being written
 }
 
 TEST(OrderedPipeline, ThrowsTheFirstFailureInOrder) {

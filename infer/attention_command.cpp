@@ -51,6 +51,8 @@ void run(const Arguments& arguments) {
   const LoadedModel model = arguments.model.open();
   const int64_t sinks = model.model->config().sink.tokens();
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
+  const std::filesystem::path saved_in = eval_directory(arguments.model.path);
+  if (arguments.save) make_writable_directory(saved_in);
   const SinkMetric metric =
       measure_sink(*model.model, spread_samples(documents, kSinkPositions - sinks, kSinkSequences));
   if (metric.sequences < kSinkSequences)
@@ -58,14 +60,16 @@ void run(const Arguments& arguments) {
                  metric.sequences,
                  kSinkPositions - sinks,
                  kSinkSequences);
+  nlohmann::ordered_json json = to_json(metric);
+  if (const int64_t step = step_of_model(model.directory); step >= 0) json["step"] = step;
+  write_stdout(arguments.json ? json.dump() + "\n" : to_table(metric, sinks > 0));
   if (arguments.save) {
-    const std::filesystem::path directory = eval_directory(arguments.model.path),
-                                path = directory / "attention.json";
-    std::filesystem::create_directories(directory);
-    write_file(path, to_json(metric).dump() + "\n");
+    const std::string step = named_step(arguments.model.path);
+    const std::filesystem::path path =
+        saved_in / (step.empty() ? "attention.json" : "attention-" + step + ".json");
+    write_file(path, json.dump() + "\n");
     spdlog::info("saved {}", path.string());
   }
-  fmt::print("{}", arguments.json ? to_json(metric).dump() + "\n" : to_table(metric, sinks > 0));
 }
 
 }  // namespace
@@ -79,7 +83,10 @@ void add_attention(CLI::App& app, int& status) {
   verb->add_flag(
       "--json", arguments->json, "print one JSON document, maps included, instead of the table");
   verb->add_flag(
-      "--save", arguments->save, "also write attention.json into the run's eval/ folder");
+      "--save",
+      arguments->save,
+      "also write attention.json into the run's eval/ folder, attention-step-XXXXXXXX.json where "
+      "MODEL names a step");
   verb->footer("Example: basin attention runs/demo-sink --dataset data/demo_heldout");
   verb->callback([arguments, &status] {
     run(*arguments);

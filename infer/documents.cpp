@@ -90,7 +90,11 @@ std::string DocumentSource::describe() const {
 
 std::string DocumentSource::stem() const {
   if (!dataset.empty()) return fs::path(dataset).filename().string();
-  const std::string first = fs::path(text.front()).stem().string();
+  fs::path path = fs::path(text.front()).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  std::string first = path.stem().string();
+  for (char& c : first)  // a glob is no file name
+    if (c == '*' || c == '?' || c == '[' || c == ']') c = '_';
   return text.size() == 1 ? first : fmt::format("{}-and-{}-more", first, text.size() - 1);
 }
 

@@ -1,11 +1,11 @@
 // basin evaluate: perplexity under streaming and the ways that it is compared with.
-#include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdio>
+#include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <optional>
 
+#include "configs/files.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
 #include "infer/evaluate_output.h"
@@ -19,6 +19,7 @@ struct Arguments {
   EvaluateConfig config;
   std::vector<std::string> modes = {"stream"};
   std::string per_token;
+  std::optional<int64_t> cache;
   bool json = false, save = false;
 };
 
@@ -28,9 +29,13 @@ void run(const Arguments& arguments) {
   for (const std::string& mode : arguments.modes) config.modes.push_back(parse_mode(mode));
   const LoadedModel model = arguments.model.open();
   config.trained_tokens = model.trained_tokens;
-  if (config.cache < 0) config.cache = model.default_cache();  // the option was not given
+  config.cache = arguments.cache ? *arguments.cache : model.default_cache();
   config.validate(model.model->config().sink.tokens());
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
+  const std::filesystem::path saved_in = eval_directory(arguments.model.path);
+  if (arguments.save) make_writable_directory(saved_in);
+  if (!arguments.per_token.empty())
+    make_writable_directory(std::filesystem::path(arguments.per_token).parent_path());
   const Evaluation evaluation = evaluate(model, documents, config);
 
   const EvaluationHeader header{model.directory.string(),
@@ -40,14 +45,10 @@ void run(const Arguments& arguments) {
                                 arguments.source.describe(),
                                 arguments.source.stem(),
                                 named_step(arguments.model.path)};
+  write_stdout(arguments.json ? json_text(header, evaluation) : to_table(header, evaluation));
   if (!arguments.per_token.empty()) write_per_token(arguments.per_token, evaluation);
   if (arguments.save)
-    spdlog::info(
-        "saved {}",
-        save_evaluation(eval_directory(arguments.model.path), header, evaluation).string());
-  fmt::print(
-      "{}",
-      arguments.json ? to_json(header, evaluation).dump(1) + "\n" : to_table(header, evaluation));
+    spdlog::info("saved {}", save_evaluation(saved_in, header, evaluation).string());
 }
 
 }  // namespace
@@ -57,7 +58,6 @@ void add_evaluate(CLI::App& app, int& status) {
   CLI::App* verb = app.add_subcommand(
       "evaluate",
       "perplexity of documents under streaming, with any number of initial tokens kept");
-  arguments->config.cache = -1;
   arguments->model.add_to(*verb);
   add_source_options(*verb, arguments->source);
   verb->add_option(
@@ -65,7 +65,7 @@ void add_evaluate(CLI::App& app, int& status) {
       ->delimiter(',')
       ->capture_default_str();
   verb->add_option("--cache",
-                   arguments->config.cache,
+                   arguments->cache,
                    "entries of the cache, kept initial tokens included; default: what the model "
                    "was trained on, minus 1");
   verb->add_option("--sinks",
@@ -81,10 +81,11 @@ void add_evaluate(CLI::App& app, int& status) {
                    "write nll per token as float32 .npy: one row per row of the table, NaN where "
                    "it did not score");
   verb->add_flag("--json", arguments->json, "print one JSON document instead of the table");
-  verb->add_flag("--save",
-                 arguments->save,
-                 "also write evaluate-SOURCE-C<cache>.json and .npy into the run's eval/ folder; with "
-                 "-step-XXXXXXXX behind it where MODEL names a step, for the report's curve");
+  verb->add_flag(
+      "--save",
+      arguments->save,
+      "also write evaluate-SOURCE-C<cache>.json and .npy into the run's eval/ folder; with "
+      "-step-XXXXXXXX behind it where MODEL names a step, for the report's curve");
   verb->footer(
       "Example: basin evaluate runs/demo-sink --dataset data/demo_heldout --sinks 0,1,2,4 --cache "
       "255");

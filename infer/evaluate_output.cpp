@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
+#include "infer/model_directory.h"
 #include "infer/npy.h"
 
 namespace basin {
@@ -67,6 +68,8 @@ std::string table_row(const EvaluationRow& row) {
 Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
   Json json;
   json["model"] = header.model;
+  const int64_t step = step_of_model(header.model);
+  json["step"] = step < 0 ? Json(nullptr) : Json(step);
   json["sink"] = {{"kind", enum_name(header.sink.kind)}, {"count", header.sink.tokens()}};
   json["cache"] = header.cache;
   json["dtype"] = header.dtype;
@@ -83,6 +86,10 @@ Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
   json["rows"] = Json::array();
   for (const EvaluationRow& row : evaluation.rows) json["rows"].push_back(row_to_json(row));
   return json;
+}
+
+std::string json_text(const EvaluationHeader& header, const Evaluation& evaluation) {
+  return to_json(header, evaluation).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string to_table(const EvaluationHeader& header, const Evaluation& evaluation) {
@@ -134,7 +141,7 @@ std::filesystem::path save_evaluation(const std::filesystem::path& directory,
                                        header.step);
   write_per_token(directory / (stem + ".npy"), evaluation);
   const std::filesystem::path path = directory / (stem + ".json");
-  write_file(path, to_json(header, evaluation).dump(1) + "\n");
+  write_file(path, json_text(header, evaluation));
   return path;
 }
 

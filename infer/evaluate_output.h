@@ -18,12 +18,16 @@ struct EvaluationHeader {
   std::string step = {};            // too, where a step was asked for by name
 };
 
-/// {model, sink: {kind, count}, cache, dtype, source, documents: [{name?, tokens, scored, bytes}],
+/// {model, step (null for what is no step of a run), sink: {kind, count}, cache, dtype, source,
+/// documents: [{name?, tokens, scored, bytes}],
 ///  rows: [{mode, sinks, recent, tokens, nll, perplexity, bits_per_byte, nll_delta, nll_delta_ci95:
 ///  [low, high], tokens_per_second}]}.
 /// What is not there is null: recent of dense, bits and bytes without a tokenizer, differences
 /// without a four-sink row, intervals below two blocks.
 nlohmann::ordered_json to_json(const EvaluationHeader& header, const Evaluation& evaluation);
+
+/// The same as text, one document that ends with a newline; names that are not UTF-8 with U+FFFD.
+std::string json_text(const EvaluationHeader& header, const Evaluation& evaluation);
 
 /// Fixed columns, then the sentence of first_token_sentence. Ends with a newline.
 std::string to_table(const EvaluationHeader& header, const Evaluation& evaluation);

@@ -1,12 +1,10 @@
 // basin generate: text that streams for as long as wanted, from a cache of constant size.
-#include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <memory>
-#include <stdexcept>
+#include <optional>
 
 #include "configs/files.h"
 #include "configs/signals.h"
@@ -23,7 +21,8 @@ using Clock = std::chrono::steady_clock;
 struct Arguments {
   ModelOptions model;
   std::string prompt, prompt_file;
-  int64_t max_tokens = 256, cache = -1, sinks = -1;
+  int64_t max_tokens = 256;
+  std::optional<int64_t> cache, sinks;
   SamplerConfig sampler;
   bool ignore_eos = false;
 };
@@ -40,21 +39,16 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-void put(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    throw std::runtime_error("writing the text to standard output failed");
-}
-
 void run(const Arguments& arguments) {
   arguments.sampler.validate();
   const LoadedModel model = arguments.model.open();
   const Tokenizer& tokenizer = model.require_tokenizer();
-  const int64_t entries = arguments.cache < 0 ? model.default_cache() : arguments.cache;
+  const int64_t entries = arguments.cache ? *arguments.cache : model.default_cache();
   // By default a sink model keeps its own sink tokens, any other model its first four tokens (or
   // fewer, when the cache is that small).
   const int64_t own = model.model->config().sink.tokens(),
                 usual = own > 0 ? own : std::min<int64_t>(4, entries - 1);
-  const CacheShape shape = split_cache(entries, arguments.sinks < 0 ? usual : arguments.sinks);
+  const CacheShape shape = split_cache(entries, arguments.sinks.value_or(usual));
   if (model.trained_tokens > 0 && entries > model.trained_tokens - 1)
     spdlog::warn(
         "a cache of {} entries reaches further back than the {} tokens that the model was trained "
@@ -77,18 +71,26 @@ void run(const Arguments& arguments) {
   Utf8Stream characters;
   const auto started = Clock::now();
   int64_t made = 0;
-  while (made < arguments.max_tokens || arguments.max_tokens == 0) {
-    check_interrupt();
-    const auto id = static_cast<int32_t>(generator.next());
-    ++made;
-    if (!arguments.ignore_eos &&
-        std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end())
-      break;
-    if (id < tokenizer.vocab_size()) put(characters.push(tokenizer.decode({&id, 1})));
+  const auto finish = [&] {
+    write_stdout(characters.finish() + "\n");
+    spdlog::info(
+        "{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
+  };
+  try {
+    while (made < arguments.max_tokens || arguments.max_tokens == 0) {
+      check_interrupt();
+      const auto id = static_cast<int32_t>(generator.next());
+      ++made;
+      if (!arguments.ignore_eos &&
+          std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end())
+        break;
+      if (id < tokenizer.vocab_size()) write_stdout(characters.push(tokenizer.decode({&id, 1})));
+    }
+  } catch (const Interrupted&) {  // the usual end of an endless text
+    finish();
+    throw;
   }
-  put(characters.finish() + "\n");
-  spdlog::info(
-      "{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
+  finish();
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -91,8 +93,13 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype) {
 }
 
 std::string named_step(const fs::path& path) {
-  const std::string name = without_slash(path).filename().string();
+  const std::string name = without_slash(fs::absolute(path)).filename().string();
   return name.starts_with("step-") ? name : "";
+}
+
+int64_t step_of_model(const fs::path& directory) {
+  const std::string name = named_step(fs::weakly_canonical(directory));
+  return name.empty() ? -1 : std::atoll(name.c_str() + std::strlen("step-"));
 }
 
 fs::path eval_directory(const fs::path& path) {

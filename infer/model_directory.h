@@ -33,8 +33,12 @@ struct LoadedModel {
 /// "bfloat16".
 LoadedModel open_model(const std::filesystem::path& path, const std::string& dtype);
 
-/// "step-00001000" when `path` itself names a step of a run, not the run or its newest step; else "".
+/// "step-00001000" when `path` itself names a step of a run, not the run or its newest step; else
+/// "".
 std::string named_step(const std::filesystem::path& path);
+
+/// The number in the name of the step that `directory` is or links to; -1 for what is no step.
+int64_t step_of_model(const std::filesystem::path& directory);
 
 /// Where `--save` writes: eval/ of the run that `path` is or lies in, else of the model directory
 /// itself.

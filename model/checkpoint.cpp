@@ -6,14 +6,17 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <stdexcept>
 
+#include "configs/manifest.h"
 #include "model/families/families.h"
 #include "model/safetensors.h"
 
@@ -214,21 +217,20 @@ fs::path resolve_model_directory(const fs::path& path) {
     throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
   if (fs::exists(path / kConfig)) return path;
   if (fs::exists(path / "final" / kConfig)) return path / "final";
-  fs::path newest;
-  int64_t newest_step = -1;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-    const std::optional<int64_t> step = step_number(entry.path().filename().string());
-    if (!step || *step <= newest_step || !fs::exists(entry.path() / "manifest.json")) continue;
-    newest = entry.path();
-    newest_step = *step;
+  std::map<int64_t, fs::path, std::greater<>> steps;  // newest first
+  for (const fs::directory_entry& entry : fs::directory_iterator(path))
+    if (const auto step = step_number(entry.path().filename().string()))
+      steps[*step] = entry.path();
+  for (const auto& [step, directory] : steps) {
+    const std::optional<std::string> problem = manifest_problem(directory);
+    if (!problem) return directory;
+    spdlog::warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
   }
-  if (newest.empty())
-    throw std::runtime_error(
-        fmt::format("{}: no model here: looked for {}, for final/{} and for step-*/manifest.json",
-                    path.string(),
-                    kConfig,
-                    kConfig));
-  return newest;
+  throw std::runtime_error(
+      fmt::format("{}: no model here: looked for {}, for final/{} and for an intact step-*",
+                  path.string(),
+                  kConfig,
+                  kConfig));
 }
 
 }  // namespace basin

@@ -180,24 +180,38 @@ struct FusedGelu : Function<FusedGelu> {
 // Rows of logits that exist at once: about 4 M of them, so that large vocabularies stay in the outer cache.
 int64_t loss_chunk_rows(int64_t rows, int64_t V) { return std::min(rows, std::clamp<int64_t>((4 << 20) / V, 128, 4096)); }
 
-// The gradients are computed in the forward pass, while the logits of a chunk exist; backward only scales them.
+at::ScalarType sums_in(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// logits (rows, V) in place -> (softmax - onehot(target)) * scale; nll (rows). Where there is no kernel, LibTorch's own ops.
+void cross_entropy_in_place(at::Tensor& logits, const at::Tensor& targets, double scale, at::Tensor& nll) {
+  if (fused(logits)) {
+    with_element_type(logits, [&](auto element) {
+      using E = decltype(element);
+      kernels::cross_entropy_in_place<E>(logits.size(0), logits.size(1), out<E>(logits), in<int64_t>(targets), static_cast<float>(scale), out<float>(nll));
+    });
+    return;
+  }
+  const at::Tensor log_p = at::log_softmax(logits, 1, sums_in(logits)), column = targets.unsqueeze(1);
+  nll.copy_(log_p.gather(1, column).squeeze(1).neg());
+  logits.copy_(log_p.exp().scatter_add_(1, column, at::full_like(column, -1, log_p.options())).mul_(scale));
+}
+
+// The gradients are computed in the forward pass, while the logits of a chunk exist; backward only scales them. For every device and dtype:
+// the logits of a whole batch never exist.
 struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_in, const at::Tensor& weight, const at::Tensor& targets_in, bool with_gradient) {
     const at::Tensor hidden = hidden_in.contiguous(), targets = targets_in.contiguous();
     const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(N, V);
-    at::Tensor nll = at::empty({N}, hidden.options().dtype(at::kFloat));
+    at::Tensor nll = at::empty({N}, hidden.options().dtype(sums_in(hidden)));
     at::Tensor dhidden, dweight;
     if (with_gradient) dhidden = at::empty_like(hidden);
     at::Tensor buffer = at::empty({chunk, V}, hidden.options());
     for (int64_t begin = 0; begin < N; begin += chunk) {
       const int64_t rows = std::min(chunk, N - begin);
       const at::Tensor x = hidden.narrow(0, begin, rows);
-      at::Tensor logits = buffer.narrow(0, 0, rows);
+      at::Tensor logits = buffer.narrow(0, 0, rows), nll_of_rows = nll.narrow(0, begin, rows);
       at::mm_out(logits, x, weight.t());
-      with_element_type(hidden, [&](auto element) {
-        using E = decltype(element);
-        kernels::cross_entropy_in_place<E>(rows, V, out<E>(logits), in<int64_t>(targets) + begin, 1.0f / static_cast<float>(N), out<float>(nll) + begin);
-      });
+      cross_entropy_in_place(logits, targets.narrow(0, begin, rows), 1.0 / static_cast<double>(N), nll_of_rows);
       if (!with_gradient) continue;
       at::Tensor dx = dhidden.narrow(0, begin, rows);
       at::mm_out(dx, logits, weight);
@@ -205,7 +219,7 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       if (rows == N) {
         dweight = dw;
       } else if (begin == 0) {
-        dweight = dw.to(at::kFloat);
+        dweight = dw.to(sums_in(hidden));
       } else {
         dweight.add_(dw);
       }
@@ -266,7 +280,7 @@ at::Tensor swiglu(const at::Tensor& gate_up) { return fused(gate_up) ? FusedSwig
 at::Tensor gelu(const at::Tensor& x) { return fused(x) ? FusedGelu::apply(x) : reference::gelu(x); }
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
-  if (!fused(hidden)) return reference::linear_cross_entropy(hidden, weight, targets);
+  if (t_reference) return reference::linear_cross_entropy(hidden, weight, targets);
   const bool with_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   return FusedLinearCrossEntropy::apply(hidden, weight, targets, with_gradient);
 }

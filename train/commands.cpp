@@ -51,7 +51,7 @@ int train_rank(RunConfig config, const std::string& config_path) {
   const Trainer::Outcome outcome = trainer.run();
   comm->barrier();   // no rank leaves while another still talks to it
   if (outcome == Trainer::Outcome::kFinished) {
-    if (comm->is_root()) fmt::print("{}/final: step {}\n", config.run.dir, trainer.state().step);
+    if (comm->is_root()) write_stdout(fmt::format("{}/final: step {}\n", config.run.dir, trainer.state().step));
     return 0;
   }
   if (comm->is_root()) {
@@ -62,13 +62,13 @@ int train_rank(RunConfig config, const std::string& config_path) {
 
 int train(const TrainOptions& options) {
   if (options.reference) {
-    fmt::print("{}", reference_markdown<RunConfig>());
+    write_stdout(reference_markdown<RunConfig>());
     return 0;
   }
   if (options.config_path.empty()) throw std::invalid_argument("train: which run file? For example: basin train configs/demo.yaml");
   const RunConfig config = read_run_config(options.config_path, options.overrides);
   if (options.print_config) {
-    fmt::print("{}", to_yaml(config));
+    write_stdout(to_yaml(config));
     return 0;
   }
   if (options.nproc > 1 && is_rank()) {

@@ -23,7 +23,7 @@ std::vector<std::string> dataset_paths(const DataConfig& data) {
   return paths;
 }
 
-/// Keys that change nothing about the weights that come out.
+/// Keys that change nothing about the weights that come out, or rounding alone.
 bool is_harmless(std::string_view key) {
   for (const std::string_view prefix : {"run.", "train.checkpoint.", "train.validation."}) {
     if (key.starts_with(prefix)) return true;
@@ -32,6 +32,8 @@ bool is_harmless(std::string_view key) {
                                       "train.stop_after",
                                       "train.sink_metric_every",
                                       "train.max_skipped",
+                                      "train.micro_batch",  // rounding only, and it is named
+                                      "train.device",
                                       "data.heldout"}) {
     if (key == name) return true;
   }

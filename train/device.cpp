@@ -18,9 +18,7 @@ namespace {
 /// LibTorch.
 std::string cuda_obstacle() {
   if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL))
-    return fmt::format(
-        "this build has no CUDA: {} (bash configs/setup.sh --cuda installs what it needs)",
-        dlerror());
+    return fmt::format("this build has no CUDA: {}", dlerror());
   if (!at::globalContext().hasCUDA() || at::detail::getCUDAHooks().deviceCount() == 0)
     return "no CUDA device is visible";
   return "";

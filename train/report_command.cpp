@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -63,7 +62,7 @@ void make_report(const ReportOptions& options) {
   const fs::path file = output_file(options);
   write_parent(file, report_page(runs, command_line(options)));
   if (!options.svg_directory.empty()) write_pictures(runs, options.svg_directory);
-  std::fputs(fmt::format("{}{}\n", report_summary(runs), file.string()).c_str(), stdout);
+  write_stdout(fmt::format("{}{}\n", report_summary(runs), file.string()));
 }
 
 }  // namespace

@@ -3,10 +3,10 @@
 #include "train/report_data.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -17,6 +17,7 @@
 
 #include "configs/files.h"
 #include "configs/yaml_config.h"
+#include "infer/model_directory.h"
 
 namespace basin {
 namespace {
@@ -35,6 +36,12 @@ double number(const Json& object, const char* key) {
 int64_t count_or_zero(const Json& object, const char* key) {
   const Json& value = object.at(key);
   return value.is_null() ? 0 : value.get<int64_t>();
+}
+
+/// What was measured: the step, -1 where the file does not say or the model was no step of a run.
+int64_t step_or_unknown(const Json& json) {
+  const auto it = json.find("step");
+  return it == json.end() || it->is_null() ? -1 : it->get<int64_t>();
 }
 
 [[noreturn]] void fail(const fs::path& file, const std::string& what, std::string_view writer) {
@@ -175,13 +182,6 @@ void read_per_token(SavedEvaluation& evaluation, const fs::path& file) {
   }
 }
 
-/// evaluate-SOURCE-C127-step-00001000.json -> 1000; -1 for a file without a step.
-int64_t step_of(const fs::path& file) {
-  const std::string stem = file.stem().string(), mark = "-step-";
-  const size_t at = stem.rfind(mark);
-  return at == std::string::npos ? -1 : std::atoll(stem.c_str() + at + mark.size());
-}
-
 SavedEvaluation read_evaluation(const fs::path& file) {
   SavedEvaluation evaluation = parsed(file, "evaluate ... --save", [&](const Json& json) {
     SavedEvaluation e{.file = file,
@@ -193,7 +193,8 @@ SavedEvaluation read_evaluation(const fs::path& file) {
                       .documents = {},
                       .rows = {},
                       .bins = {},
-                      .by_position = {}};
+                      .by_position = {},
+                      .step = step_or_unknown(json)};
     for (const Json& d : json.at("documents")) {
       const auto name = d.find("name");
       e.documents.push_back({.name = name != d.end() && name->is_string() ? name->get<std::string>() : "",
@@ -204,8 +205,6 @@ SavedEvaluation read_evaluation(const fs::path& file) {
     for (const Json& row : json.at("rows")) e.rows.push_back(evaluate_row(row));
     return e;
   });
-  evaluation.step = step_of(file);
-  if (evaluation.step >= 0) return evaluation;
   evaluation.bins = position_bins(evaluation.documents);
   const fs::path per_token = fs::path(file).replace_extension(".npy");
   if (fs::exists(per_token) && evaluation.bins.size() > 1) read_per_token(evaluation, per_token);
@@ -222,6 +221,7 @@ SavedAttention read_attention(const fs::path& file) {
                      .positions = json.at("positions").get<int64_t>(),
                      .sequences = json.at("sequences").get<int64_t>(),
                      .map_size = 0,
+                     .step = step_or_unknown(json),
                      .alpha = json.at("alpha").get<std::vector<std::vector<double>>>(),
                      .maps = {}};
     if (json.contains("maps") && !json.at("maps").is_null()) {
@@ -285,6 +285,20 @@ std::string tokenizer_hash(const fs::path& run) {
   return "";
 }
 
+/// evaluate-SOURCE-C127-step-00001000.json: of a step that was asked for by name.
+bool names_step(const fs::path& file) {
+  return file.stem().string().find("-step-") != std::string::npos;
+}
+
+int64_t newest_step(const fs::path& run) {
+  int64_t newest = -1;
+  for (const auto& entry : fs::directory_iterator(run)) {
+    const bool whole = fs::exists(entry.path() / "manifest.json");
+    if (whole) newest = std::max(newest, step_of_model(entry.path()));
+  }
+  return newest;
+}
+
 std::vector<fs::path> evaluation_files(const fs::path& run) {
   std::vector<fs::path> files;
   if (!fs::is_directory(run / "eval")) return files;
@@ -311,14 +325,28 @@ RunRecord read_run(const fs::path& directory) {
   run.directory = directory;
   if (has_config) run.config = flat_config(directory / "config.yaml");
   if (has_metrics) run.metrics = read_metrics(directory / "metrics.jsonl");
+  const int64_t newest = newest_step(directory);
+  const auto is_current = [&](int64_t step, const fs::path& file) {
+    if (step < 0 || newest < 0 || step == newest) return true;
+    spdlog::warn("{}: of step {}, not of the newest, {}: left out of the results",
+                 file.string(), step, newest);
+    return false;
+  };
   for (const auto& file : files) {
-    SavedEvaluation evaluation = read_evaluation(file);
-    (evaluation.step < 0 ? run.evaluations : run.trajectory).push_back(std::move(evaluation));
+    const SavedEvaluation evaluation = read_evaluation(file);
+    if (evaluation.step >= 0) run.trajectory.push_back(evaluation);
+    if (!names_step(file) && is_current(evaluation.step, file)) run.evaluations.push_back(evaluation);
   }
   const auto order = [](const SavedEvaluation& e) { return std::tuple(e.source, e.cache, e.step); };
   std::ranges::sort(run.evaluations, {}, order);
   std::ranges::sort(run.trajectory, {}, order);
-  if (has_attention) run.attention = read_attention(directory / "eval" / "attention.json");
+  const auto twice = std::ranges::unique(run.trajectory, {}, order);  // the newest, with and without its name
+  run.trajectory.erase(twice.begin(), twice.end());
+  if (has_attention) {
+    const fs::path file = directory / "eval" / "attention.json";
+    SavedAttention attention = read_attention(file);
+    if (is_current(attention.step, file)) run.attention = std::move(attention);
+  }
   run.tokenizer_hash = tokenizer_hash(directory);
   return run;
 }

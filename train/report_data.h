@@ -50,7 +50,7 @@ struct SavedEvaluation {
   /// file.
   std::vector<std::vector<double>> by_position;
 
-  int64_t step = -1;  // of the run, where it was asked for by name
+  int64_t step = -1;  // of the run; -1 when the file does not say
 
   /// The row that streams with so many kept tokens; null when it was not run.
   const SavedRow* streaming_row(int64_t sinks) const;
@@ -61,6 +61,7 @@ inline constexpr int64_t kFewestTokens = 32;
 struct SavedAttention {
   double epsilon = 0, sink_first = 0, sink_first_text = 0;  // shares of heads, 0..1
   int64_t positions = 0, sequences = 0, map_size = 0;
+  int64_t step = -1;  // of the run; -1 when the file does not say
   std::vector<std::vector<double>> alpha;             // (L, H): mean attention on the first position
   std::vector<std::vector<std::vector<float>>> maps;  // (L, H, size * size)
 };
@@ -72,7 +73,7 @@ struct RunRecord {
   std::string tokenizer_hash;                 // of the newest step's tokenizer.model; empty without one
   std::vector<LoggedStep> metrics;
   std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache
-  std::vector<SavedEvaluation> trajectory;   // of steps asked for by name: by source, cache, step
+  std::vector<SavedEvaluation> trajectory;   // of every step that was evaluated: by source, cache, step
   std::optional<SavedAttention> attention;
 
   /// none, token, zero, logit; empty when neither the configuration nor an evaluation says.

@@ -18,12 +18,12 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/manifest.h"
 #include "configs/yaml_config.h"
 #include "data/indexed_dataset.h"
 #include "model/checkpoint.h"
 #include "model/kernels/cpu/kernels.h"
 #include "model/safetensors.h"
-#include "train/manifest.h"
 
 namespace basin {
 namespace {
@@ -37,6 +37,7 @@ constexpr const char* kState = "trainer/state.json";
 Json to_json(const TrainState& state,
              int64_t optimizer_count,
              const Machine& machine,
+             const std::vector<std::string>& data,
              const RunConfig& config) {
   Json json;
   json["step"] = state.step;
@@ -53,6 +54,7 @@ Json to_json(const TrainState& state,
                      {"device", machine.device},
                      {"ranks", machine.ranks},
                      {"threads", machine.threads}};
+  json["data"] = data;
   json["config"] = to_yaml(config);
   return json;
 }
@@ -173,6 +175,7 @@ SavedState read_state(const fs::path& directory) {
                      machine.at("device"),
                      machine.at("ranks"),
                      machine.at("threads")};
+    saved.data = json.value("data", std::vector<std::string>());
     saved.config = config_from_text<RunConfig>(json.at("config").get<std::string>(), path.string());
     return saved;
   } catch (const nlohmann::json::exception& error) {
@@ -229,10 +232,17 @@ RunLock::~RunLock() {
   close(fd_);
 }
 
-CheckpointWriter::CheckpointWriter(const RunConfig& config, Machine machine)
-    : config_(config), machine_(std::move(machine)), run_directory_(config.run.dir) {
-  if (const auto info = find_dataset_info(config.data.train.at(0).path))
-    tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
+CheckpointWriter::CheckpointWriter(const RunConfig& config,
+                                   Machine machine,
+                                   std::vector<std::string> data)
+    : config_(config),
+      machine_(std::move(machine)),
+      data_(std::move(data)),
+      run_directory_(config.run.dir) {
+  for (const DatasetConfig& dataset : config.data.train) {
+    if (const auto info = find_dataset_info(dataset.path); info && !tokenizer_)
+      tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
+  }
 }
 
 fs::path CheckpointWriter::save(const TrainState& state,
@@ -275,7 +285,7 @@ void CheckpointWriter::write_files(const TrainState& state,
   }
   write_safetensors(directory / kShard, named_parts(model, optimizer));
   write_file(directory / kState,
-             to_json(state, optimizer.count(), machine_, config_).dump(2) + "\n");
+             to_json(state, optimizer.count(), machine_, data_, config_).dump(2) + "\n");
 }
 
 void CheckpointWriter::prune(int64_t newest) const {

@@ -43,13 +43,16 @@ struct SavedState {
   int64_t optimizer_count = 0;
   Machine machine;
   RunConfig config;
+  std::vector<std::string>
+      data;  // contents of each dataset of data.train; empty in old checkpoints
 };
 
 /// Writes checkpoints of one run. Reads the tokenizer of the data at once, so that a missing file
 /// is found before the training.
 class CheckpointWriter {
  public:
-  CheckpointWriter(const RunConfig& config, Machine machine);
+  /// `data`: contents of each dataset of data.train.
+  CheckpointWriter(const RunConfig& config, Machine machine, std::vector<std::string> data);
 
   /// Writes step-NNNNNNNN of `state.step` and drops checkpoints that the keep policy does not hold.
   /// Returns its path.
@@ -68,6 +71,7 @@ class CheckpointWriter {
 
   RunConfig config_;
   Machine machine_;
+  std::vector<std::string> data_;
   std::filesystem::path run_directory_;
   std::optional<Tokenizer> tokenizer_;  // absent for foreign data
 };

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <stdexcept>
 
@@ -15,6 +17,7 @@
 #include "configs/signals.h"
 #include "configs/yaml_config.h"
 #include "infer/attention_maps.h"
+#include "model/cost.h"
 #include "train/schedule.h"
 
 namespace basin {
@@ -38,6 +41,33 @@ int64_t choose_micro_batch(const RunConfig& config, int64_t rank_batch, at::Devi
   return rows;
 }
 
+/// Bytes of memory that can be had without swapping; the largest number when the system does not
+/// say.
+double available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string word; file >> word;)
+    if (double kib = 0; word == "MemAvailable:" && file >> kib) return 1024 * kib;
+  return std::numeric_limits<double>::max();
+}
+
+/// `config`, unless its model alone is more than this machine holds: LibTorch's allocator would end
+/// the program.
+const RunConfig& fits_into_memory(const RunConfig& config, const Comm& comm, at::Device device) {
+  if (!device.is_cpu()) return config;
+  const double bytes = config.train.precision == Precision::kBf16 ? 4 * 4 + 2 : 4 * 4,
+               needed = bytes * static_cast<double>(count_parameters(config.model)),
+               available = available_bytes();
+  if (needed > available)
+    throw std::runtime_error(
+        fmt::format("weights, gradient and AdamW's moments of this model take {} on each of {} "
+                    "rank(s), this machine has {} left: lower model.hidden_size, "
+                    "model.num_hidden_layers or model.vocab_size",
+                    format_bytes(needed),
+                    comm.size(),
+                    format_bytes(available)));
+  return config;
+}
+
 /// fp32 initial weights; a bf16 model's are their rounding, so that both precisions start from the
 /// same point.
 at::Tensor initial_master(Transformer& model, uint64_t seed) {
@@ -54,6 +84,17 @@ double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1;
 }
 
+/// Datasets that no longer hold what the run began with: one line each.
+std::vector<std::string> data_obstacles(const std::vector<std::string>& before,
+                                        const std::vector<IndexedDataset>& now) {
+  std::vector<std::string> out;
+  for (size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
+    if (const std::string contents = now[i].contents(); contents != before[i])
+      out.push_back(fmt::format("{}: {} before, {} now", now[i].name(), before[i], contents));
+  }
+  return out;
+}
+
 std::optional<double> if_finite(double value) {
   return std::isfinite(value) ? std::optional(value) : std::nullopt;
 }
@@ -61,7 +102,7 @@ std::optional<double> if_finite(double value) {
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
-    : config_(config),
+    : config_(fits_into_memory(config, comm, device)),
       comm_(comm),
       device_(device),
       lock_(comm.is_root() ? std::make_unique<RunLock>(config.run.dir) : nullptr),
@@ -139,8 +180,8 @@ Trainer::Outcome Trainer::run() {
     if (state_.skipped_in_row >= config_.train.max_skipped) {
       throw std::runtime_error(
           fmt::format("{} steps in a row had a non-finite loss or gradient (train.max_skipped), "
-                      "the last was step {}; the newest checkpoint in {} "
-                      "is good: lower train.optimizer.lr or look at the samples named above",
+                      "the last was step {}: start anew in another run.dir than {} with a lower "
+                      "train.optimizer.lr, or look at the samples named above",
                       state_.skipped_in_row,
                       state_.step,
                       config_.run.dir));
@@ -167,12 +208,23 @@ void Trainer::resume() {
         config_.run.dir,
         fmt::join(obstacles, "\n  ")));
   }
+  if (const auto changed = data_obstacles(saved.data, loader_.datasets()); !changed.empty()) {
+    throw std::invalid_argument(
+        fmt::format("the data of {} has changed since: use another run.dir, or remove this one, or "
+                    "restore\n  {}",
+                    config_.run.dir,
+                    fmt::join(changed, "\n  ")));
+  }
   if (comm_.is_root()) spdlog::info("resuming from {}", directory.string());
   for (const std::string& change :
        this_machine(device_, comm_.size()).changes_since(saved.machine)) {
     if (comm_.is_root())
       spdlog::info("the continuation is not bit-exact, what ran it has changed: {}", change);
   }
+  if (const int64_t before = saved.config.train.micro_batch, now = config_.train.micro_batch;
+      before != now && comm_.is_root())
+    spdlog::info(
+        "the continuation is not bit-exact: train.micro_batch {} before, {} now", before, now);
   load_weights(directory, *model_, *optimizer_);
   optimizer_->set_count(saved.optimizer_count);
   state_ = saved.state;
@@ -183,7 +235,10 @@ void Trainer::resume() {
 void Trainer::open_run_directory() {
   const std::filesystem::path run_directory = config_.run.dir;
   remove_leftovers(run_directory);
-  checkpoints_ = std::make_unique<CheckpointWriter>(config_, this_machine(device_, comm_.size()));
+  std::vector<std::string> data;
+  for (const IndexedDataset& dataset : loader_.datasets()) data.push_back(dataset.contents());
+  checkpoints_ = std::make_unique<CheckpointWriter>(
+      config_, this_machine(device_, comm_.size()), std::move(data));
   if (is_last()) {  // a kill between the last checkpoint and the link
     if (!std::filesystem::exists(run_directory / "final")) checkpoints_->set_final(state_.step);
     return;

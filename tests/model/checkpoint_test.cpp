@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "configs/manifest.h"
 #include "model/safetensors.h"
 #include "tests/model/temporary_directory.h"
 
@@ -378,14 +379,17 @@ TEST_F(Checkpoint, ResolvesRunsAndSteps) {
   const fs::path run = directory_.path();
   EXPECT_EQ(resolve_error(run / "none"), (run / "none").string() + ": no such directory");
   EXPECT_NE(resolve_error(run).find(
-                "looked for config.json, for final/config.json and for step-*/manifest.json"),
+                "looked for config.json, for final/config.json and for an intact step-*"),
             std::string::npos);
   for (const char* step : {"step-00000900", "step-00001000", "step-00002000", "step-x"})
     fs::create_directory(run / step);
-  write_file(run / "step-00000900" / "manifest.json", "{}");
-  write_file(run / "step-00001000" / "manifest.json", "{}");
-  write_file(run / "step-x" / "manifest.json", "{}");
+  for (const char* step : {"step-00000900", "step-00001000", "step-x"}) {
+    write_file(run / step / "weights", "abc");
+    write_manifest(run / step);
+  }
   EXPECT_EQ(resolve_model_directory(run), run / "step-00001000") << "2000 was never finished";
+  write_file(run / "step-00001000" / "weights", "abd");
+  EXPECT_EQ(resolve_model_directory(run), run / "step-00000900") << "1000 is damaged";
   write_file(run / "step-00000900" / "config.json", "{}");
   fs::create_directory_symlink("step-00000900", run / "final");
   EXPECT_EQ(resolve_model_directory(run), run / "final");

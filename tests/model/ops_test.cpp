@@ -135,6 +135,15 @@ TEST(Ops, LinearCrossEntropyInChunks) {
   expect_fused_equals_reference(op, {randn({N, 16}, 1), randn({V, 16}, 2)});
 }
 
+TEST(Ops, LinearCrossEntropyInChunksOfLibTorchsOwnOps) {   // what CUDA runs, and fp64 on the CPU
+  const at::Tensor targets = at::randint(9, {300}, at::kLong), many = at::randint(40000, {300}, at::kLong);
+  expect_exact_gradients([&](const Tensors& x) { return ops::linear_cross_entropy(x[0], x[1], targets.narrow(0, 0, 5)); }, {randn({5, 4}, 1), randn({9, 4}, 2)});
+  const at::Tensor hidden = randn({300, 8}, 3).to(at::kDouble), weight = randn({40000, 8}, 4).to(at::kDouble);
+  const at::Tensor chunked = ops::linear_cross_entropy(hidden, weight, many);
+  const ops::ReferenceGuard plain;
+  EXPECT_NEAR(chunked.item<double>(), ops::linear_cross_entropy(hidden, weight, many).item<double>(), 1e-12);
+}
+
 TEST(Ops, LinearCrossEntropyScalesWithTheIncomingGradient) {
   const at::Tensor targets = at::arange(6, at::kLong);
   expect_fused_equals_reference([&](const Tensors& x) { return ops::linear_cross_entropy(x[0], x[1], targets) * 0.25; }, {randn({6, 16}, 1), randn({32, 16}, 2)});

@@ -51,6 +51,22 @@ class LaunchTest : public TrainTest {
   }
 };
 
+TEST_F(LaunchTest, TwoRanksResumeBitForBit) {
+  const auto steps = [this](const std::string& run, int64_t count) {
+    RunConfig config = tiny_config(run);
+    config.train.steps = count;
+    config.train.schedule = {.kind = ScheduleKind::kConstant, .warmup_steps = 5};
+    ASSERT_EQ(train(config, "--nproc 2"), 0) << error_text();
+  };
+  steps("whole", 20);
+  steps("parts", 10);
+  steps("parts", 20);
+  for (const char* file :
+       {"final/model.safetensors", "final/trainer/shard-00000-of-00001.safetensors"})
+    EXPECT_EQ(xxh3_hex_of_file(root_ / "whole" / file), xxh3_hex_of_file(root_ / "parts" / file))
+        << file;
+}
+
 TEST_F(LaunchTest, TwoRanksTakeTheSameStepsAsOne) {
   ASSERT_EQ(train(tiny_config("one"), ""), 0) << error_text();
   ASSERT_EQ(train(tiny_config("two"), "--nproc 2"), 0) << error_text();

@@ -41,7 +41,8 @@ struct Numbers {
   double low = -0.01, high = 0.01;            // interval of row 0 against row 4, nats
   std::string source = "heldout";
   int64_t cache = 64, tokens = 301;  // tokens of the one document
-  std::string step = "";             // "-step-00000010": of a step that was asked for by name
+  int64_t step = 20;
+  bool by_name = false;  // the step was asked for by its name
 };
 
 Json row(const std::string& mode, int64_t sinks, double perplexity, const Numbers& n) {
@@ -107,13 +108,14 @@ class ReportTest : public testing::Test {
   }
 
   std::string stem(const Numbers& n) const {
-    return fmt::format("eval/evaluate-{}-C{}{}", n.source, n.cache, n.step);
+    return fmt::format("eval/evaluate-{}-C{}{}", n.source, n.cache, n.by_name ? fmt::format("-step-{:08}", n.step) : "");
   }
 
   void evaluation(const std::string& name, const Numbers& n, bool per_token = true) const {
     const Json document = {{"name", "one"}, {"tokens", n.tokens}, {"scored", n.tokens - 1}, {"bytes", nullptr}};
     const Json json = {
-        {"model", "runs/" + name + "/step-00000020"},
+        {"model", "runs/" + name + "/final"},
+        {"step", n.step},
         {"sink", {{"kind", n.sink}, {"count", 1}}},
         {"cache", n.cache},
         {"dtype", "float32"},
@@ -457,16 +459,16 @@ TEST_F(ReportTest, BinsLossesByPosition) {
 
 TEST_F(ReportTest, DrawsWhatEvictionCostsOverTraining) {
   whole_run("sink", kUses, 3);
-  EXPECT_EQ(eviction_plot(read({"sink"})), "");
-  for (const auto& [step, ppl_0] : {std::pair{"-step-00000010", 20.0}, std::pair{"-step-00000020", 22.0}}) {
+  for (const auto& [step, ppl_0] : {std::pair{10, 20.0}, std::pair{20, 22.0}}) {
     Numbers n = kUses;
     n.ppl_0 = ppl_0;
     n.step = step;
+    n.by_name = true;
     evaluation("sink", n);
   }
   const std::vector<RunRecord> runs = read({"sink"});
   ASSERT_EQ(runs.front().evaluations.size(), 1u) << "earlier steps are no results of the run";
-  ASSERT_EQ(runs.front().trajectory.size(), 2u);
+  ASSERT_EQ(runs.front().trajectory.size(), 2u) << "the newest step counts once";
   EXPECT_EQ(runs.front().trajectory.front().step, 10);
   EXPECT_NEAR(runs.front().trajectory.back().streaming_row(0)->nll_delta, std::log(1.1), 1e-12);
   const std::string plot = eviction_plot(runs);
@@ -474,6 +476,16 @@ TEST_F(ReportTest, DrawsWhatEvictionCostsOverTraining) {
   EXPECT_EQ(std::distance(std::sregex_iterator(plot.begin(), plot.end(), dot), std::sregex_iterator()), 3)
       << "one in the legend: " << plot;
   EXPECT_TRUE(contains(page({"sink"}), "none kept against four"));
+}
+
+TEST_F(ReportTest, LeavesOutWhatWasMeasuredBeforeTrainingWentOn) {
+  whole_run("sink", kUses, 3);  // measured at step 20
+  write_file(file("sink", "step-00000020/manifest.json"), "{}");
+  EXPECT_EQ(read({"sink"}).front().evaluations.size(), 1u);
+  write_file(file("sink", "step-00000060/manifest.json"), "{}");
+  EXPECT_EQ(read({"sink"}).front().evaluations.size(), 0u);
+  EXPECT_EQ(read({"sink"}).front().trajectory.size(), 1u);
+  EXPECT_TRUE(contains(page({"sink"}), "sink has not been streamed."));
 }
 
 TEST_F(ReportTest, RefusesWhatIsNoRun) {

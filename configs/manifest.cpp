@@ -1,4 +1,4 @@
-#include "train/manifest.h"
+#include "configs/manifest.h"
 
 #include <fmt/format.h>
 

@@ -19,6 +19,7 @@ wheels=(
   "nvidia-cuda-cupti==13.0.85 4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"
 )
 
+[ $# -eq 0 ] || { printf 'setup: error: takes no arguments, got: %s\n' "$*" >&2; exit 2; }
 started=$SECONDS
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -30,7 +31,6 @@ install_packages() {
   done
   [ ${#missing[@]} -eq 0 ] && return 0
   command -v apt-get >/dev/null || fail "needs Debian or Ubuntu (no apt-get here); install: ${missing[*]}"
-  local sudo=""
   if [ "$(id -u)" -ne 0 ]; then
     fail "these packages are missing; as root run: apt-get install -y --no-install-recommends ${missing[*]}"
   fi
@@ -63,7 +63,8 @@ download_wheel() {
 
 install_libtorch() {
   [ -f "$torch_root/.complete" ] && return 0
-  local entry file staging=$torch_root.tmp.$$
+  local entry file
+  staging=$torch_root.tmp.$$   # not local: the trap outlives this function
   rm -rf "$torch_root".tmp.*
   mkdir -p "$staging"
   trap 'rm -rf "$staging"' EXIT

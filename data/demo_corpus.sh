@@ -25,8 +25,10 @@ try:
     links = [link for link in re.findall(r'href="([^"]+)"', page) if link.split("#")[0].endswith("/" + file)]
     with open(out, "wb") as f:
         f.write(urlopen(urljoin(page_url, links[0].split("#")[0]), timeout=300).read())
-except (OSError, IndexError) as error:
-    sys.exit(f"corpus: {file}: {error}")
+except KeyboardInterrupt:
+    sys.exit("corpus: interrupted")
+except Exception as error:  # whatever a broken connection or index makes of it: one line
+    sys.exit(f"corpus: {file}: {type(error).__name__}: {error}")
 PYTHON
   echo "$3  $downloads/$2" | sha256sum --check --status || fail "$2 is not the pinned file (SHA-256 differs): run this again"
 }

@@ -4,15 +4,15 @@
 #   bash tests/run.sh -R Tokenizer     arguments go to ctest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case "${1:-}" in -h|--help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case "${1:-}" in -h|--help) sed -n '2,4s/^# \{0,1\}//p' tests/run.sh; exit 0 ;; esac
 started=$SECONDS
 step() { printf '\n== %s (%d s so far)\n' "$1" $((SECONDS - started)); }
 
 step "dependencies"
 bash configs/setup.sh
 step "build"
-cmake -S . -B build -G Ninja >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }
-rm -f build.log
+mkdir -p build
+cmake -S . -B build -G Ninja ${CI:+-DBASIN_WERROR=ON} >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 ninja -C build -j "${JOBS:-2}" --quiet
 step "tests"
 tests_started=$SECONDS

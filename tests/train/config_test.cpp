@@ -27,7 +27,7 @@ std::string message_of(Body&& body) {
 class RunConfigTest : public TrainTest {};
 
 TEST(ShippedConfigs, ParseAndNameTheirRunDirectory) {
-  for (const char* stem : {"demo", "pythia-160m", "llama-60m"}) {
+  for (const char* stem : {"demo", "sink-effect", "pythia-160m", "llama-60m"}) {
     const RunConfig config =
         read_run_config(std::string(BASIN_SOURCE_DIR "/configs/") + stem + ".yaml", {});
     EXPECT_EQ(config.run.dir, std::string("runs/") + stem + "-token");

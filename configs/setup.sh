@@ -51,7 +51,7 @@ download_wheel() {
     say "downloading $spec"
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 --abi none \
       --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-      -d "$dir" "$spec" >&2 || fail "could not download $spec from the Python package index: check the network, then run this again"
+      -d "$dir" "$spec" >"$dir/pip.log" 2>&1 || fail "could not download $spec from the Python package index ($(tail -n 1 "$dir/pip.log")): check the network, then run this again"
     file=$(ls "$dir/${name//-/_}-$version"-*.whl | head -n 1)
   fi
   if ! echo "$sha  $file" | sha256sum --check --status; then

@@ -46,6 +46,10 @@ std::string first_tokens_sentence(const std::string& name, FirstTokens reading, 
   const std::string measured = fmt::format("95 % interval {} nats a token", interval(none));
   switch (reading) {
     case FirstTokens::kUnused:
+      if (none.ci_high < 0) {
+        return fmt::format("{} makes no use of its first tokens: {}, {}: four more recent tokens are worth more to it.",
+                           name, levels, measured);
+      }
       return fmt::format("{} makes no measurable use of its first tokens: {}, and the {} does not exclude zero.", name,
                          levels, measured);
     case FirstTokens::kHarmful:
@@ -140,7 +144,7 @@ FirstTokens first_tokens(const SavedEvaluation& evaluation) {
   const SavedRow *none = evaluation.streaming_row(0), *one = evaluation.streaming_row(1),
                  *four = evaluation.streaming_row(4);
   if (none == nullptr || four == nullptr || !none->has_interval()) return FirstTokens::kUnknown;
-  if (none->ci_high < 0) return FirstTokens::kHarmful;
+  if (none->ci_high < 0 && !same(none->perplexity, four->perplexity)) return FirstTokens::kHarmful;
   if (!(none->ci_low > 0)) return FirstTokens::kUnused;
   if (one == nullptr) return FirstTokens::kNeeded;
   return one->perplexity / four->perplexity - 1 <= kSameShare ? FirstTokens::kOneEnough : FirstTokens::kOneShort;

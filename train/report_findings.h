@@ -18,8 +18,8 @@ inline constexpr double kSameShare = 0.005;
 /// What the streaming rows say about one model.
 enum class FirstTokens {
   kUnknown,    // a row or its interval is missing
-  kUnused,     // the interval of (none kept) - (four kept) holds or touches zero
-  kHarmful,    // it lies below zero
+  kUnused,     // the interval of (none kept) - (four kept) holds or touches zero, or lies below by less than `kSameShare`
+  kHarmful,    // it lies below zero by more
   kOneEnough,  // it lies above zero, and one kept token is as good as four within `kSameShare`, or better
   kOneShort,   // it lies above zero, and one kept token is worse than four by more
   kNeeded,     // it lies above zero; no row with one kept token

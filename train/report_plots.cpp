@@ -179,7 +179,7 @@ std::string eviction_plot(const std::vector<RunRecord>& runs) {
             .x_label = "training tokens",
             .y_label = "nats per token, none kept against 4"};
   const auto colours = run_colours(runs);
-  const auto traced = std::ranges::find_if(runs, [](const RunRecord& run) { return !run.trajectory.empty(); });
+  const auto traced = std::ranges::find_if(runs, [](const RunRecord& run) { return run.trajectory.size() > 1; });
   if (traced == runs.end()) return "";
   const SavedEvaluation& first = traced->trajectory.front();
   for (size_t i = 0; i < runs.size(); ++i) {

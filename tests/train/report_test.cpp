@@ -221,8 +221,12 @@ TEST_F(ReportTest, TellsTheOtherReadingsApart) {
   EXPECT_TRUE(contains(sentences(n), "does the work of four"));
   n.ppl_1 = 19;
   EXPECT_TRUE(contains(sentences(n), "One kept token does better than four"));
-  n.low = -0.2, n.high = -0.1;
+  n.ppl_0 = 18, n.low = -0.2, n.high = -0.1;
   EXPECT_TRUE(contains(sentences(n), "m streams better without its first tokens"));
+  n.ppl_0 = 19.99, n.low = -0.0007, n.high = -0.0003;
+  EXPECT_TRUE(contains(sentences(n), "m makes no use of its first tokens"));
+  evaluation("m", n, false);
+  EXPECT_EQ(first_tokens(read({"m"}).front().evaluations.front()), FirstTokens::kUnused);
 }
 
 TEST_F(ReportTest, WithoutAnIntervalNothingIsSaidAboutUse) {

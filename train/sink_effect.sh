@@ -24,7 +24,8 @@ for seed in "${seeds[@]}"; do
     dir=runs/sink-effect/${sink/token/sink}-$seed
     step "train, sink $sink, seed $seed -> $dir" $basin train configs/sink-effect.yaml \
       --set model.sink.kind=$sink --set train.seed="$seed" --set run.dir="$dir"
-    for model in "$dir"/step-*; do
+    for model in "$dir"/step-*; do   # the newest comes below, with all rows
+      [ "$(basename "$model")" != "$(readlink "$dir/final")" ] || continue
       newer "$dir/eval/evaluate-demo_heldout-C127-$(basename "$model").json" "$model/model.safetensors" \
         || step "stream $model" $basin evaluate "$model" --dataset ${demo_data}_heldout --sinks 0,1,4 --save
     done

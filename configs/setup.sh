@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 apt_packages=(g++ cmake ninja-build ccache python3-pip unzip ca-certificates
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
-  libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libgtest-dev)
+  libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libgtest-dev libgmock-dev)
 
 torch_version=2.11.0
 torch_root=.deps/torch-$torch_version

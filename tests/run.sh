@@ -13,7 +13,7 @@ bash configs/setup.sh
 step "build"
 mkdir -p build
 cmake -S . -B build -G Ninja ${CI:+-DBASIN_WERROR=ON} >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-ninja -C build -j "${JOBS:-2}" --quiet
+ninja -C build -j "${JOBS:-2}"
 step "tests"
 tests_started=$SECONDS
 status=0

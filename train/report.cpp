@@ -97,12 +97,12 @@ RowKey key_of(const SavedRow& row) {
   return {row.streams()             ? row.sinks
           : row.mode == "recompute" ? 1000
                                     : 1001,
-          row.streams() ? "stream" : row.mode, row.sinks};
+          row.streams() ? "stream" : row.mode, row.streams() ? row.sinks : 0};
 }
 
 std::string row_label(const RowKey& key, const SavedRow& row) {
   if (key.mode == "dense") return "dense <span class=\"soft\">nothing evicted</span>";
-  if (key.mode == "recompute") return fmt::format("recompute <span class=\"soft\">last {} anew</span>", row.recent);
+  if (key.mode == "recompute") return fmt::format("recompute <span class=\"soft\">last {} anew</span>", row.sinks + row.recent + 1);
   return fmt::format("{} kept <span class=\"soft\">+ {} recent</span>", row.sinks, row.recent);
 }
 

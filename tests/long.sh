@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long versions of what the suite runs short, for a quiet machine: three-way streaming agreement over 20 000 tokens, the time of
 # a streaming step after a million tokens against one with a just-filled cache, and training with the sink against training without.
-#   bash tests/long.sh                      all three, about 20 minutes on two cores
+#   bash tests/long.sh                      all three, about 8 minutes on two cores
 #   bash tests/long.sh agreement|steps|sink-speed
 cd "$(dirname "$0")/.."
 set -euo pipefail

@@ -24,7 +24,7 @@ struct Arguments {
   int64_t max_tokens = 256;
   std::optional<int64_t> cache, sinks;
   SamplerConfig sampler;
-  bool ignore_eos = false;
+  bool ignore_eos = false, eight_bit = false;
 };
 
 std::string read_prompt(const Arguments& arguments) {
@@ -58,7 +58,10 @@ void run(const Arguments& arguments) {
 
   const std::string prompt = read_prompt(arguments);
   const std::vector<int32_t> ids = tokenizer.encode(prompt);
-  Generator generator(*model.model, shape, arguments.sampler);
+  Generator generator(*model.model,
+                      shape,
+                      arguments.sampler,
+                      arguments.eight_bit ? DecodeWeights::kQ8 : DecodeWeights::kModel);
   const auto fed = Clock::now();
   generator.feed(ids);
   spdlog::info("prompt: {} tokens in {:.2f} s; cache {} + {} entries, {:.1f} MB",
@@ -132,6 +135,10 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_option("--sinks",
                    arguments->sinks,
                    "initial tokens kept; default: the model's own sink tokens, else 4");
+  verb->add_flag("--q8",
+                 arguments->eight_bit,
+                 "decode with 8-bit weights (blocks of 32 with a scale each): half the memory to "
+                 "read of bfloat16");
   verb->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end-of-text token");
   verb->footer(
       "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "

@@ -19,8 +19,10 @@ constexpr int64_t kChunk = 1024;  // positions of a prompt that pass the layers 
 
 Generator::Generator(const Transformer& model,
                      const CacheShape& shape,
-                     const SamplerConfig& sampler)
+                     const SamplerConfig& sampler,
+                     DecodeWeights weights)
     : model_(model), cache_(model, shape), sampler_(sampler) {
+  if (Decoder::supports(model)) decoder_.emplace(model, weights);
   const at::Tensor sinks =
       model.with_sinks(at::empty({1, 0}, at::TensorOptions(at::kLong).device(model.device())));
   if (sinks.size(1) > 0) advance(sinks);
@@ -29,8 +31,16 @@ Generator::Generator(const Transformer& model,
 // ids (1, n), n >= 1. Only the last position's logits are computed.
 void Generator::advance(const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
-  logits_ = model_.decode(ids, cache_.attention());
+  held_ = model_.decode(ids, cache_.attention()).to(at::kCPU, at::kFloat).contiguous();
   cache_.advance(ids.size(1));
+  logits_ = {held_.const_data_ptr<float>(), static_cast<size_t>(held_.numel())};
+}
+
+void Generator::advance(int64_t id) {
+  if (!decoder_)
+    return advance(at::full({1, 1}, id, at::TensorOptions(at::kLong).device(model_.device())));
+  KvCache* caches[] = {&cache_};
+  logits_ = decoder_->step({&id, 1}, caches);
 }
 
 void Generator::feed(std::span<const int32_t> tokens) {
@@ -53,12 +63,11 @@ void Generator::feed(std::span<const int32_t> tokens) {
 }
 
 int64_t Generator::next() {
-  if (pending_ >= 0)
-    advance(at::full({1, 1}, pending_, at::TensorOptions(at::kLong).device(model_.device())));
-  if (!logits_.defined())
+  if (pending_ >= 0) advance(pending_);
+  if (logits_.empty())
     throw std::invalid_argument(
         "an empty prompt can only be continued by a model with a sink token: give a prompt");
-  pending_ = sampler_.sample(logits_[0]);
+  pending_ = sampler_.sample(logits_);
   return pending_;
 }
 

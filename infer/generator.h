@@ -5,8 +5,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "infer/decoder.h"
 #include "infer/kv_cache.h"
 #include "infer/sampler.h"
 
@@ -14,8 +16,12 @@ namespace basin {
 
 class Generator {
  public:
-  /// `model` must outlive the generator. A sink model's sink tokens are fed here, first.
-  Generator(const Transformer& model, const CacheShape& shape, const SamplerConfig& sampler);
+  /// `model` must outlive the generator. A sink model's sink tokens are fed here, first. `weights`:
+  /// how single tokens are decoded; prompts always go through the model's own weights.
+  Generator(const Transformer& model,
+            const CacheShape& shape,
+            const SamplerConfig& sampler,
+            DecodeWeights weights = DecodeWeights::kModel);
 
   /// Appends tokens to the stream. Longer than the cache is fine: they stream through it in
   /// parallel chunks, with the same result as one by one. Throws std::invalid_argument for an id
@@ -30,12 +36,15 @@ class Generator {
 
  private:
   void advance(const at::Tensor& ids);
+  void advance(int64_t id);
 
   const Transformer& model_;
   KvCache cache_;
+  std::optional<Decoder> decoder_;  // where it can run the model
   Sampler sampler_;
   int64_t pending_ = -1;  // drawn, but not yet through the layers
-  at::Tensor logits_;     // (1, V) behind the last token
+  at::Tensor held_;       // fp32 (V), where the logits lie when the decoder did not make them
+  std::span<const float> logits_;  // (V) behind the last token; empty before the first
 };
 
 }  // namespace basin

@@ -63,6 +63,12 @@ int64_t KvCache::ring_slot(int64_t position) const {
   return (position - shape_.sinks) % ring_size_;
 }
 
+KvCache::Slots KvCache::next_slots() const {
+  const int64_t S = shape_.sinks, t = position_;
+  if (t < S) return {t + 1, 0, t};
+  return {S, std::min(ring_size_, t - S + 1), S + ring_slot(t)};
+}
+
 LayerAttention KvCache::attention() {
   return [this](int64_t layer, const at::Tensor& qkv) { return attend(layer, qkv); };
 }
@@ -74,7 +80,7 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
   const at::NoGradGuard no_grad;
   const Plan& p = plan(qkv.size(1));
   const Rotated x = rotate(p, qkv);
-  const at::Tensor out_THK = p.tokens == 1 ? attend_one(layer, p, x) : attend_chunk(layer, p, x);
+  const at::Tensor out_THK = p.tokens == 1 ? attend_one(layer, x) : attend_chunk(layer, p, x);
   return out_THK.view({1, p.tokens, -1}).to(qkv.scalar_type());
 }
 
@@ -159,22 +165,22 @@ at::Tensor KvCache::widened(int64_t which, const at::Tensor& slots, int64_t used
 
 // O(S + R): the new key goes to its slot, then two products give the scores of sinks and ring side
 // by side.
-at::Tensor KvCache::attend_one(int64_t layer, const Plan& p, const Rotated& x) {
-  const int64_t S = shape_.sinks, E = extra_, t = p.position, G = keys_.size(1);
+at::Tensor KvCache::attend_one(int64_t layer, const Rotated& x) {
+  const int64_t E = extra_, G = keys_.size(1);
   const at::Tensor keys = keys_.select(0, layer), values = values_.select(0, layer);
-  const int64_t slot = t < S ? t : S + ring_slot(t);
+  const auto [sinks, ring, slot] = next_slots();
+  const int64_t used = sinks + ring;
   keys.select(1, slot).copy_(x.k.select(0, 0));
   values.select(1, slot).copy_(x.v.select(0, 0));
 
-  const int64_t ring = t < S ? 0 : std::min(ring_size_, t - S + 1), used = p.visible_sinks + ring;
   const at::Tensor k = widened(0, keys, used), v = widened(1, values, used);
   const auto score = [&](const at::Tensor& q, int64_t first, int64_t n) {
     if (n == 0) return;
     at::Tensor out = scores_.narrow(2, E + first, n);
     at::bmm_out(out, q.view({G, -1, q.size(2)}), k.narrow(1, first, n).transpose(1, 2));
   };
-  score(x.q_sink, 0, p.visible_sinks);
-  score(x.q_ring, p.visible_sinks, ring);
+  score(x.q_sink, 0, sinks);
+  score(x.q_ring, sinks, ring);
   if (E == 1) scores_.select(2, 0).copy_(model_.sink_logit(layer).view({G, -1}));
   const at::Tensor weights = at::softmax(scores_.narrow(2, 0, E + used), -1);
   return at::bmm(weights.narrow(2, E, used), v);  // (G, H / G, K)

@@ -35,6 +35,19 @@ class KvCache {
   /// Forgets the stream; memory is kept.
   void clear() { position_ = 0; }
 
+  /// Where the next token's key and value go, and how many slots its query then reads: [0, sinks)
+  /// hold sinks, [sinks, sinks + ring) the ring's entries in the order of the ring.
+  struct Slots {
+    int64_t sinks, ring, slot;
+  };
+  Slots next_slots() const;
+  /// Memory of one layer, (G, slots(), K) in the model's dtype, for kernels.
+  void* keys(int64_t layer) const { return keys_.select(0, layer).data_ptr(); }
+  void* values(int64_t layer) const { return values_.select(0, layer).data_ptr(); }
+  int64_t slots() const { return shape_.sinks + ring_size_; }
+  /// What the rotation of the next token's query and key takes as its position in the ring.
+  int64_t rotary_position() const { return position_ + origin_; }
+
   int64_t position() const { return position_; }  // tokens of the stream so far
   const CacheShape& shape() const { return shape_; }
   int64_t bytes() const;  // of keys and values, constant
@@ -65,7 +78,7 @@ class KvCache {
   void plan_blocks(Plan& plan);
   at::Tensor block_mask(const Plan& plan, const Block& block) const;
   Rotated rotate(const Plan& plan, const at::Tensor& qkv) const;
-  at::Tensor attend_one(int64_t layer, const Plan& plan, const Rotated& x);
+  at::Tensor attend_one(int64_t layer, const Rotated& x);
   at::Tensor attend_chunk(int64_t layer, const Plan& plan, const Rotated& x);
   at::Tensor band(const Plan& plan, const at::Tensor& slots, const at::Tensor& chunk) const;
   void store(const Plan& plan, at::Tensor slots, const at::Tensor& chunk) const;

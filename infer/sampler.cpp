@@ -70,8 +70,12 @@ Sampler::Sampler(const SamplerConfig& config) : config_(config) {
 
 int64_t Sampler::sample(const at::Tensor& logits) {
   const at::Tensor values = logits.detach().to(at::kCPU, at::kFloat).contiguous().view(-1);
-  const float* logit = values.const_data_ptr<float>();
-  const int64_t V = values.numel();
+  return sample({values.const_data_ptr<float>(), static_cast<size_t>(values.numel())});
+}
+
+int64_t Sampler::sample(std::span<const float> logits) {
+  const float* logit = logits.data();
+  const auto V = static_cast<int64_t>(logits.size());
   if (std::any_of(logit, logit + V, [](float x) { return std::isnan(x); }))
     throw std::runtime_error(
         "the model's logits are not numbers: its weights are damaged or its arithmetic overflows");

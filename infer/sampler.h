@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 
 namespace basin {
 
@@ -25,8 +26,10 @@ class Sampler {
  public:
   explicit Sampler(const SamplerConfig& config);
 
-  /// logits (V) of any float dtype -> the id drawn. Equal logits rank by id. Throws
-  /// std::runtime_error when a logit is NaN or none is finite.
+  /// logits (V) -> the id drawn. Equal logits rank by id. Throws std::runtime_error when a logit is
+  /// NaN or none is finite.
+  int64_t sample(std::span<const float> logits);
+  /// The same, of any float dtype on any device.
   int64_t sample(const at::Tensor& logits);
 
  private:

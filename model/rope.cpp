@@ -7,23 +7,31 @@
 
 namespace basin {
 
+std::vector<double> rotary_frequencies(const ModelConfig& config) {
+  const int64_t half = config.rotary_size() / 2;
+  std::vector<double> frequencies(static_cast<size_t>(half));
+  for (int64_t i = 0; i < half; ++i)
+    frequencies[static_cast<size_t>(i)] = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
+  return frequencies;
+}
+
+void rotary_angles(const std::vector<double>& frequencies, int64_t position, float* cos, float* sin) {
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double angle = std::fmod(static_cast<double>(position) * frequencies[i], 2 * std::numbers::pi);
+    cos[i] = static_cast<float>(std::cos(angle));
+    sin[i] = static_cast<float>(std::sin(angle));
+  }
+}
+
 ops::Rotary rotary_table(const ModelConfig& config, const at::Tensor& positions) {
   const int64_t half = config.rotary_size() / 2;
   if (half == 0) return {};
+  const std::vector<double> frequencies = rotary_frequencies(config);
   const at::Tensor at_N = positions.to(at::kCPU, at::kLong).contiguous();
   const int64_t N = at_N.numel();
   at::Tensor cos_NR = at::empty({N, half}, at::kFloat), sin_NR = at::empty({N, half}, at::kFloat);
-  const int64_t* position = at_N.const_data_ptr<int64_t>();
-  float* cos = cos_NR.mutable_data_ptr<float>();
-  float* sin = sin_NR.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
-    for (int64_t n = 0; n < N; ++n) {
-      const double angle = std::fmod(static_cast<double>(position[n]) * frequency, 2 * std::numbers::pi);
-      cos[n * half + i] = static_cast<float>(std::cos(angle));
-      sin[n * half + i] = static_cast<float>(std::sin(angle));
-    }
-  }
+  for (int64_t n = 0; n < N; ++n)
+    rotary_angles(frequencies, at_N.const_data_ptr<int64_t>()[n], cos_NR.mutable_data_ptr<float>() + n * half, sin_NR.mutable_data_ptr<float>() + n * half);
   return {cos_NR.to(positions.device()), sin_NR.to(positions.device())};
 }
 

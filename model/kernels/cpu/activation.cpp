@@ -1,5 +1,6 @@
 // SwiGLU (silu(gate) * up, arXiv 2002.05202) and GELU in its erf form (arXiv 1606.08415), computed
 // in fp32.
+#include "model/kernels/cpu/decode.h"
 #include "model/kernels/cpu/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
@@ -13,15 +14,17 @@ namespace basin::kernels {
 namespace HWY_NAMESPACE {
 
 template <class Float>
+void swiglu_range(int64_t n, const Float* gate, const Float* up, Float* y) {
+  for_vectors(n, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
+    const Vector g = load(gate + i, lanes);
+    store(hn::Mul(hn::Mul(g, sigmoid_vector(g)), load(up + i, lanes)), y + i, lanes);
+  });
+}
+
+template <class Float>
 void swiglu_rows(int64_t begin, int64_t end, int64_t F, const Float* gate_up, Float* y) {
-  for (int64_t row = begin; row < end; ++row) {
-    const Float *gate = gate_up + row * 2 * F, *up = gate + F;
-    Float* out = y + row * F;
-    for_vectors(F, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
-      const Vector g = load(gate + i, lanes);
-      store(hn::Mul(hn::Mul(g, sigmoid_vector(g)), load(up + i, lanes)), out + i, lanes);
-    });
-  }
+  for (int64_t row = begin; row < end; ++row)
+    swiglu_range(F, gate_up + row * 2 * F, gate_up + row * 2 * F + F, y + row * F);
 }
 
 template <class Float>
@@ -57,6 +60,7 @@ void gelu_gradient_range(int64_t n, const Float* x, const Float* dy, Float* dx) 
   });
 }
 
+constexpr auto& swiglu_range_f32 = swiglu_range<float>;
 constexpr auto& swiglu_f32 = swiglu_rows<float>;
 constexpr auto& swiglu_bf16 = swiglu_rows<Bf16>;
 constexpr auto& swiglu_gradient_f32 = swiglu_gradient_rows<float>;
@@ -75,6 +79,7 @@ namespace basin::kernels {
 
 namespace {
 
+HWY_EXPORT(swiglu_range_f32);
 HWY_EXPORT(swiglu_f32);
 HWY_EXPORT(swiglu_bf16);
 HWY_EXPORT(swiglu_gradient_f32);
@@ -119,6 +124,14 @@ void gelu_backward(int64_t n, const Float* x, const Float* dy, Float* dx) {
   parallel_ranges(parts_for(n, 1), n, kLineElements, [&](int64_t, int64_t begin, int64_t end) {
     kernel(end - begin, x + begin, dy + begin, dx + begin);
   });
+}
+
+void swiglu_elements(int64_t n, const float* gate, const float* up, float* y) {
+  HWY_DYNAMIC_DISPATCH(swiglu_range_f32)(n, gate, up, y);
+}
+
+void gelu_elements(int64_t n, const float* x, float* y) {
+  HWY_DYNAMIC_DISPATCH(gelu_f32)(n, x, y);
 }
 
 template decltype(swiglu_forward<float>) swiglu_forward<float>;

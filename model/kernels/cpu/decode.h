@@ -1,0 +1,68 @@
+// CPU kernels of a decoding step: a few rows of activations (one per stream) meet every weight
+// once. Activations and sums are fp32 whatever the weights and the cache are. No kernel starts
+// threads: the caller gives each of its threads a range. Tested against fp64.
+#pragma once
+
+#include <cstdint>
+
+#include "model/kernels/cpu/kernels.h"
+
+namespace basin::kernels {
+
+enum class WeightType { kF32, kBf16, kQ8 };
+
+constexpr int64_t kQ8Block = 32;  // consecutive weights of a row that share a scale
+
+/// A weight matrix (rows, columns), row by row. kQ8: int8 values, and one fp16 scale for each block
+/// of kQ8Block of them (the numbers of llama.cpp's Q8_0, values and scales apart); columns is a
+/// multiple of kQ8Block then, and `scales` has kQ8ScalePadding readable elements behind its end.
+struct WeightMatrix {
+  WeightType type = WeightType::kF32;
+  int64_t rows = 0, columns = 0;
+  const void* data = nullptr;        // float, Bf16 or int8_t
+  const uint16_t* scales = nullptr;  // fp16 bits (rows, columns / kQ8Block), kQ8 only
+  const float* bias = nullptr;       // (rows) or null
+};
+
+constexpr int64_t kQ8ScalePadding = 16;
+
+/// y[n, r] = w[r] . x[n] + bias[r] for rows r in [begin, end); x (count, columns), y (count, rows).
+void matvec(
+    const WeightMatrix& w, int64_t begin, int64_t end, int64_t count, const float* x, float* y);
+
+/// w (n) -> values and scales of its n / kQ8Block blocks: scale = max |w| / 127 as fp16, value =
+/// round(w / scale).
+void quantize_q8(int64_t n, const float* w, int8_t* values, uint16_t* scales);
+
+/// y = silu(gate) * up, n elements each.
+void swiglu_elements(int64_t n, const float* gate, const float* up, float* y);
+/// y = gelu(x), erf form.
+void gelu_elements(int64_t n, const float* x, float* y);
+
+/// One token of one stream as one layer sees it: what its query attends to lies in slots
+/// [0, sinks + ring) of the cache, its own key and value (written first) among them.
+struct StreamStep {
+  int64_t H, G, K;      // query heads, key/value heads, head size
+  int64_t rotary;       // rotated dimensions of a head, even, 0: none
+  int64_t slots;        // of the cache: keys and values are (G, slots, K)
+  int64_t sinks, ring;  // slots in use
+  int64_t slot;         // where the new key and value go; rotated as a sink when slot < sinks
+  const float *cos_ring, *sin_ring;  // (rotary / 2) at the true position
+  const float *cos_sink, *sin_sink;  // (rotary / 2) at the sinks' distance
+  const float* sink_logit;           // (H) or null
+};
+
+/// Key/value head g of qkv ((H + 2G) K), unrotated -> out (H K), its H / G query heads. `scratch`:
+/// at least stream_scratch(s) floats of the calling thread.
+template <class Float>
+void stream_attention(const StreamStep& s,
+                      int64_t g,
+                      const float* qkv,
+                      Float* keys,
+                      Float* values,
+                      float* scratch,
+                      float* out);
+
+int64_t stream_scratch(const StreamStep& s);
+
+}  // namespace basin::kernels

@@ -9,5 +9,6 @@ namespace basin {
 
 void add_train(CLI::App& app, int& status);
 void add_report(CLI::App& app, int& status);
+void add_bench(CLI::App& app, int& status);
 
 }  // namespace basin

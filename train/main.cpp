@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
   basin::add_attention(app, status);
   basin::add_generate(app, status);
   basin::add_report(app, status);
+  basin::add_bench(app, status);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

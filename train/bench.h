@@ -1,0 +1,89 @@
+// `basin bench`: how fast this machine trains, prefills, decodes, streams and prepares, against
+// what the same machine can do at best, measured in the same run. Results are rows of JSON, printed
+// as a table for people.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace basin {
+
+using BenchRow = nlohmann::ordered_json;
+
+/// What every benchmark is told.
+struct BenchOptions {
+  int64_t warmup = 1;       // runs before those that count
+  int64_t repetitions = 5;  // runs that count
+  bool peaks = true;        // measure the machine's peaks too
+};
+
+/// Seconds of repeated runs.
+struct Timing {
+  std::vector<double> seconds;  // sorted
+
+  double median() const;
+  double least() const { return seconds.front(); }
+  double most() const { return seconds.back(); }
+};
+
+/// Calls `run` warmup + repetitions times. Throws Interrupted.
+Timing time_runs(const BenchOptions& options, const std::function<void()>& run);
+
+/// `work` units a run as median, lowest and highest rate, under `name`, `name`_low and `name`_high.
+void add_rate(BenchRow& row, const std::string& name, double work, const Timing& timing);
+
+/// Floating-point operations a second of LibTorch's matrix product, the best of squares of 1024,
+/// 2048 and 4096 on all threads.
+double measure_gemm_flops(at::ScalarType dtype);
+/// Bytes a second that all threads together read from memory.
+double measure_read_bandwidth();
+/// Highest resident memory of the process since reset_peak_memory, in bytes; 0 where /proc does not
+/// say.
+int64_t peak_memory_bytes();
+void reset_peak_memory();
+
+/// Training steps of a run file on its data, or on random tokens where the data is not there.
+struct TrainBench {
+  std::string config_path;
+  std::vector<std::string> overrides;
+  int64_t steps = 5;  // of one timed run
+  std::string save;   // directory for the initial model, batches.npy and bench.json, for other
+                      // software; empty: none
+};
+BenchRow bench_train(const TrainBench& bench, const BenchOptions& options);
+
+/// Inference with a model directory's weights, or a run file's random ones.
+struct InferBench {
+  std::string subject;
+  std::vector<std::string> overrides;  // of a run file
+  std::string dtype = "float32";       // float32, bfloat16 or q8_0
+  std::vector<int64_t> caches = {1024};
+  int64_t sinks = 1;
+  int64_t tokens = 512;  // of the prompt, of the text, or decoded in one timed run
+  int64_t streams = 1;   // decode: independent streams in one batch
+  int64_t position = 0;  // decode: tokens that went through the cache before; 0: as many as fill it
+  bool recompute = false;  // decode: the sliding window with recomputation beside it
+  std::string save;        // directory for the model, for other software; empty: none
+};
+std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions& options);
+std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& options);
+std::vector<BenchRow> bench_stream(const InferBench& bench, const BenchOptions& options);
+
+/// Tokenising text files with an existing tokenizer, in memory: what `prepare` does beside reading
+/// and writing.
+struct PrepareBench {
+  std::vector<std::string> text;
+  std::string tokenizer, text_key = "text";
+  int64_t max_bytes = 16'000'000;
+};
+std::vector<BenchRow> bench_prepare(const PrepareBench& bench, const BenchOptions& options);
+
+/// Rows with the same keys as a table: keys above, one line a row.
+std::string bench_table(const std::vector<BenchRow>& rows);
+
+}  // namespace basin

@@ -1,0 +1,186 @@
+// basin bench: the command line of the benchmarks.
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "configs/files.h"
+#include "train/bench.h"
+#include "train/commands.h"
+
+namespace basin {
+namespace {
+
+struct BenchArguments {
+  BenchOptions options;
+  int threads = 0;
+  bool json = false, no_peaks = false;
+  TrainBench train;
+  InferBench infer;
+  PrepareBench prepare;
+};
+
+// Options of every benchmark. `run` gives the rows.
+template <class Run>
+void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, int& status, Run run) {
+  verb->add_option("--repetitions",
+                   a->options.repetitions,
+                   "timed runs; the median counts, the spread is shown")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--warmup", a->options.warmup, "runs before them")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--threads", a->threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096));
+  verb->add_flag("--json", a->json, "one JSON document instead of a table");
+  verb->callback([a, &status, run] {
+    if (a->threads > 0) at::set_num_threads(a->threads);
+    a->options.peaks = !a->no_peaks;
+    const std::vector<BenchRow> rows = run(*a);
+    write_stdout(a->json ? BenchRow(rows).dump(1) + "\n" : bench_table(rows));
+    status = 0;
+  });
+}
+
+template <class Run>
+CLI::App* add_infer_bench(CLI::App* bench,
+                          const char* name,
+                          const char* about,
+                          const char* footer,
+                          int64_t tokens,
+                          const std::shared_ptr<BenchArguments>& shared,
+                          int& status,
+                          Run run) {
+  const auto a = std::make_shared<BenchArguments>(*shared);
+  a->infer.tokens = tokens;
+  CLI::App* verb = bench->add_subcommand(name, about);
+  verb->add_option("SUBJECT",
+                   a->infer.subject,
+                   "a model directory, or a run file (.yaml) for random weights of its shape")
+      ->required();
+  verb->add_option("--set",
+                   a->infer.overrides,
+                   "override a key of the run file, e.g. model.vocab_size=32000; may be repeated")
+      ->type_size(1)
+      ->allow_extra_args(false);
+  verb->add_option(
+          "--dtype", a->infer.dtype, "weights: float32, bfloat16, or q8_0 (8 bits; decode only)")
+      ->capture_default_str()
+      ->check(std::string(name) == "decode" ? CLI::IsMember({"float32", "bfloat16", "q8_0"})
+                                            : CLI::IsMember({"float32", "bfloat16"}));
+  verb->add_option("--cache",
+                   a->infer.caches,
+                   "entries of the cache, sinks included; several give a table: 256,1024,4096")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 1 << 24))
+      ->capture_default_str();
+  verb->add_option("--sinks", a->infer.sinks, "initial tokens kept")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--tokens", a->infer.tokens, "tokens of one timed run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--save",
+                   a->infer.save,
+                   "also write the run file's random model here, as a Hugging Face directory");
+  if (std::string(name) == "decode") {
+    verb->add_option("--streams", a->infer.streams, "independent streams decoded in one batch")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 4096));
+    verb->add_option("--position",
+                     a->infer.position,
+                     "tokens that went through the cache before; 0: as many as fill it")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    verb->add_flag(
+        "--recompute", a->infer.recompute, "the sliding window with recomputation beside it");
+    verb->add_flag("--no-peaks", a->no_peaks, "do not measure the read bandwidth");
+  }
+  verb->footer(footer);
+  add_common(verb, a, status, [run](const BenchArguments& b) { return run(b.infer, b.options); });
+  return verb;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& status) {
+  CLI::App* bench = app.add_subcommand(
+      "bench", "how fast this machine trains, prefills, decodes, streams and prepares");
+  bench->require_subcommand(1);
+  bench->footer(
+      "Example: basin bench decode configs/llama-60m.yaml --set model.vocab_size=32000 --dtype "
+      "bfloat16");
+  const auto shared = std::make_shared<BenchArguments>();
+
+  const auto a = std::make_shared<BenchArguments>(*shared);
+  CLI::App* train =
+      bench->add_subcommand("train", "training steps of a run file, on random tokens");
+  train->add_option("CONFIG", a->train.config_path, "run file (YAML)")->required();
+  train->add_option("--set", a->train.overrides, "override a key of the run file; may be repeated")
+      ->type_size(1)
+      ->allow_extra_args(false);
+  train->add_option("--steps", a->train.steps, "steps of one timed run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  train->add_option(
+      "--save", a->train.save, "also write the initial model and all batches (batches.npy) here");
+  train->add_flag("--no-peaks", a->no_peaks, "do not measure the peak of the matrix product");
+  train->footer(
+      "Example: basin bench train configs/demo.yaml --set model.vocab_size=2048 --steps 20");
+  add_common(train, a, status, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_train(b.train, b.options)};
+  });
+
+  add_infer_bench(
+      bench,
+      "prefill",
+      "a prompt through the layers in parallel",
+      "Example: basin bench prefill configs/pythia-160m.yaml --tokens 512 --dtype bfloat16",
+      512,
+      shared,
+      status,
+      bench_prefill);
+  add_infer_bench(
+      bench,
+      "decode",
+      "token by token with a full cache; the likeliest token is fed back",
+      "Example: basin bench decode configs/pythia-160m.yaml --cache 256,1024,4096 --dtype bfloat16",
+      64,
+      shared,
+      status,
+      bench_decode);
+  add_infer_bench(
+      bench,
+      "stream",
+      "streaming perplexity of one long text, in parallel",
+      "Example: basin bench stream configs/pythia-160m.yaml --cache 1024 --tokens 16384",
+      8192,
+      shared,
+      status,
+      bench_stream);
+
+  const auto p = std::make_shared<BenchArguments>(*shared);
+  CLI::App* prepare =
+      bench->add_subcommand("prepare", "tokenising text in memory, on one thread and on all");
+  prepare->add_option("--text", p->prepare.text, "text files, folders or globs")->required();
+  prepare
+      ->add_option(
+          "--tokenizer", p->prepare.tokenizer, "SentencePiece model: PREFIX.model of prepare")
+      ->required();
+  prepare
+      ->add_option("--text-key", p->prepare.text_key, "which key of a .jsonl line holds its text")
+      ->capture_default_str();
+  prepare->add_option("--max-bytes", p->prepare.max_bytes, "of text, at most")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  prepare->footer(
+      "Example: basin bench prepare --text .deps/corpus/plays --tokenizer "
+      "runs/demo/data/demo.model");
+  add_common(prepare, p, status, [](const BenchArguments& b) {
+    return bench_prepare(b.prepare, b.options);
+  });
+}
+
+}  // namespace basin

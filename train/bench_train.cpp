@@ -1,0 +1,151 @@
+// Training steps as `train` takes them, on random tokens: the same trainer, loader and optimizer.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <stdexcept>
+
+#include "configs/files.h"
+#include "data/indexed_dataset.h"
+#include "data/loader.h"
+#include "data/tokenizer.h"
+#include "infer/npy.h"
+#include "model/checkpoint.h"
+#include "model/cost.h"
+#include "train/bench.h"
+#include "train/config.h"
+#include "train/device.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A directory of its own that goes with the object.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (fs::temp_directory_path() / "basin-bench-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr)
+      throw std::runtime_error(fmt::format("{}: cannot make a directory there", name));
+    path_ = name;
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+// Ids that no reserved piece has, uniformly at random, always the same.
+void write_random_tokens(const fs::path& prefix, int64_t tokens, int64_t vocab_size) {
+  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
+  const at::Tensor ids = at::randint(kReservedIds, vocab_size, {tokens}, generator, at::kInt);
+  IndexedDatasetWriter writer(prefix, vocab_size);
+  writer.add_document({ids.const_data_ptr<int32_t>(), static_cast<size_t>(tokens)});
+  writer.commit();
+}
+
+void save_for_others(const fs::path& directory,
+                     const Trainer& trainer,
+                     const RunConfig& config,
+                     DataLoader& loader,
+                     int64_t batches) {
+  fs::create_directories(directory);
+  save_model(trainer.model(), config.data.sequence_length, directory);
+  std::vector<float> values;
+  for (int64_t k = 0; k < batches; ++k) {
+    const at::Tensor batch = loader.batch(k).to(at::kFloat).contiguous();
+    values.insert(
+        values.end(), batch.const_data_ptr<float>(), batch.const_data_ptr<float>() + batch.numel());
+  }
+  write_npy(directory / "batches.npy", values, batches * config.train.global_batch);
+  const OptimizerConfig& optimizer = config.train.optimizer;
+  BenchRow settings;
+  settings["global_batch"] = config.train.global_batch;
+  settings["micro_batch"] = trainer.micro_batch();
+  settings["sink_ids"] = config.model.sink.ids();
+  settings["optimizer"] = {{"betas", optimizer.betas},
+                           {"eps", optimizer.eps},
+                           {"weight_decay", optimizer.weight_decay},
+                           {"clip", optimizer.clip}};
+  for (int64_t k = 0; k < batches; ++k) settings["lrs"].push_back(learning_rate(config.train, k));
+  write_file(directory / "bench.json", settings.dump(1) + "\n");
+}
+
+}  // namespace
+
+BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
+  RunConfig config = read_run_config(bench.config_path, bench.overrides);
+  if (config.model.vocab_size == 0) {
+    try {
+      match_model_to_data(config);
+    } catch (const std::exception&) {
+      throw std::invalid_argument(
+          fmt::format("{}: model.vocab_size is 0 and its data is not there to take it from: add "
+                      "--set model.vocab_size=32000 or the like",
+                      bench.config_path));
+    }
+  }
+  const TemporaryDirectory directory;
+  const int64_t batches = bench.steps * (options.warmup + options.repetitions),
+                B = config.train.global_batch, T = config.data.sequence_length;
+  const fs::path data = directory.path() / "random";
+  write_random_tokens(data, batches * B * T + 1, config.model.vocab_size);
+  config.data.train = {{data.string(), 1.0}};
+  config.data.heldout.clear();
+  config.run.dir = (directory.path() / "run").string();
+  config.train.steps = std::max(config.train.steps, batches);
+
+  const std::unique_ptr<Comm> comm = make_single_comm();
+  const at::Device device = choose_device(config.train.device, 0);
+  BenchRow row;
+  row["benchmark"] = "train";
+  row["config"] = bench.config_path;
+  row["parameters"] = count_parameters(config.model);
+  row["sink"] = enum_name(config.model.sink.kind);
+  row["precision"] = enum_name(config.train.precision);
+  row["device"] = device.str();
+  row["threads"] = at::get_num_threads();
+  row["global_batch"] = B;
+  row["sequence_length"] = T;
+  reset_peak_memory();
+  Trainer trainer(config, *comm, device);
+  row["micro_batch"] = trainer.micro_batch();
+  if (!bench.save.empty()) {
+    DataLoader loader(config.data, {B, 0, 1, static_cast<uint64_t>(config.train.seed)});
+    save_for_others(bench.save, trainer, config, loader, batches);
+  }
+  std::vector<double> losses;
+  const Timing timing = time_runs(options, [&] {
+    for (int64_t i = 0; i < bench.steps; ++i) losses.push_back(trainer.train_step().loss);
+  });
+  const double tokens = static_cast<double>(bench.steps * B * T);
+  add_rate(row, "tokens_per_second", tokens, timing);
+  row["ms_per_step"] = 1e3 * timing.median() / static_cast<double>(bench.steps);
+  row["peak_memory_bytes"] = peak_memory_bytes();
+  const double flops = train_flops_per_token(config.model, T) * tokens / timing.median();
+  row["model_flops_per_second"] = flops;
+  if (options.peaks && device.is_cpu()) {
+    const double peak =
+        measure_gemm_flops(config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
+    row["gemm_flops_per_second"] = peak;
+    row["mfu_of_gemm"] = flops / peak;
+  }
+  row["first_loss"] = losses.front();
+  row["losses"] = losses;
+  return row;
+}
+
+}  // namespace basin

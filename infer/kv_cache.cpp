@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/kernels/cpu/kernels.h"
 #include "model/rope.h"
 
 namespace basin {
@@ -78,7 +79,9 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
               "a cache streams one sequence: expected qkv (1, T, (H + 2G) K), got ",
               qkv.sizes());
   const at::NoGradGuard no_grad;
+  if (ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
   const Plan& p = plan(qkv.size(1));
+  if (p.tokens > 1 && p.blocks.empty()) plan_blocks(plan_);
   const Rotated x = rotate(p, qkv);
   const at::Tensor out_THK = p.tokens == 1 ? attend_one(layer, x) : attend_chunk(layer, p, x);
   return out_THK.view({1, p.tokens, -1}).to(qkv.scalar_type());
@@ -100,7 +103,6 @@ const KvCache::Plan& KvCache::plan(int64_t tokens) {
   if (next.rotary.cos.defined())
     next.rotary = {next.rotary.cos.view({next.rotations, tokens, -1}),
                    next.rotary.sin.view({next.rotations, tokens, -1})};
-  if (tokens > 1) plan_blocks(next);
   plan_ = std::move(next);
   return plan_;
 }
@@ -133,6 +135,40 @@ at::Tensor KvCache::block_mask(const Plan& p, const Block& b) const {
   mask.narrow(1, extra_, seen.size(1))
       .masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
   return mask;
+}
+
+at::Tensor KvCache::attend_fused(int64_t layer, const at::Tensor& qkv) {
+  const Plan& p = plan(qkv.size(1));
+  const ops::HeadShape heads = model_.head_shape();
+  const at::Tensor logit = model_.sink_logit(layer),
+                   wide_logit = logit.defined() ? logit.to(at::kFloat).contiguous() : logit;
+  at::Tensor out = at::empty({1, p.tokens, heads.heads * heads.head_size}, qkv.options());
+  const auto row_of = [&](const at::Tensor& table, int64_t which) {
+    return table.defined() ? table.select(0, which).const_data_ptr<float>() : nullptr;
+  };
+  const auto run = [&](auto element) {
+    using Float = decltype(element);
+    kernels::attention_stream<Float>(
+        {p.tokens,
+         heads.heads,
+         heads.kv_heads,
+         heads.head_size,
+         p.rotary.cos.defined() ? 2 * p.rotary.cos.size(-1) : 0,
+         position_,
+         shape_.sinks,
+         shape_.recent,
+         static_cast<const Float*>(qkv.const_data_ptr()),
+         row_of(p.rotary.cos, 0),
+         row_of(p.rotary.sin, 0),
+         row_of(p.rotary.cos, p.rotations - 1),
+         row_of(p.rotary.sin, p.rotations - 1),
+         wide_logit.defined() ? wide_logit.const_data_ptr<float>() : nullptr,
+         static_cast<Float*>(keys(layer)),
+         static_cast<Float*>(values(layer)),
+         static_cast<Float*>(out.mutable_data_ptr())});
+  };
+  qkv.scalar_type() == at::kFloat ? run(float{}) : run(kernels::Bf16{});
+  return out;
 }
 
 KvCache::Rotated KvCache::rotate(const Plan& p, const at::Tensor& qkv) const {

@@ -77,6 +77,7 @@ class KvCache {
   const Plan& plan(int64_t tokens);
   void plan_blocks(Plan& plan);
   at::Tensor block_mask(const Plan& plan, const Block& block) const;
+  at::Tensor attend_fused(int64_t layer, const at::Tensor& qkv);
   Rotated rotate(const Plan& plan, const at::Tensor& qkv) const;
   at::Tensor attend_one(int64_t layer, const Rotated& x);
   at::Tensor attend_chunk(int64_t layer, const Plan& plan, const Rotated& x);

@@ -20,9 +20,7 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 thread_local bool t_reference = false;
 
-bool fused(const at::Tensor& x) {
-  return !t_reference && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
-}
+bool fused(const at::Tensor& x) { return takes_cpu_kernel(x); }
 
 OptionalTensor optional(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
 at::Tensor tensor(const OptionalTensor& x) { return x.value_or(at::Tensor()); }
@@ -255,6 +253,10 @@ struct FusedEmbedding : Function<FusedEmbedding> {
 };
 
 }  // namespace
+
+bool takes_cpu_kernel(const at::Tensor& x) {
+  return !t_reference && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+}
 
 ReferenceGuard::ReferenceGuard() : before_(t_reference) { t_reference = true; }
 ReferenceGuard::~ReferenceGuard() { t_reference = before_; }

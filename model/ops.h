@@ -77,6 +77,9 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published);
 }  // namespace reference
 
+/// Whether ops on x take a fused CPU kernel here: fp32 or bf16 on the CPU, and no ReferenceGuard alive.
+bool takes_cpu_kernel(const at::Tensor& x);
+
 /// While alive, every op of this thread takes its reference path (tests, debugging).
 class ReferenceGuard {
  public:

@@ -37,6 +37,7 @@ double largest_error(const Transformer& model,
     const int64_t id = text[i].item<int64_t>();
     KvCache* caches[] = {&cache};
     const at::Tensor got = as_tensor(decoder.step({&id, 1}, caches), 1);
+    const ops::ReferenceGuard plain;
     const at::Tensor want =
         model.decode(text.narrow(0, i, 1).unsqueeze(0), reference.attention()).to(at::kFloat);
     reference.advance(1);
@@ -91,8 +92,9 @@ TEST(Decoder, Bf16IsNearerToTheTruthThanItsReference) {
       const int64_t id = text[i].item<int64_t>();
       const at::Tensor ids = text.narrow(0, i, 1).unsqueeze(0),
                        truth = wide.decode(ids, exact.attention()),
-                       reference = model.decode(ids, rounded.attention()),
                        got = as_tensor(decoder.step({&id, 1}, caches), 1);
+      const ops::ReferenceGuard plain;
+      const at::Tensor reference = model.decode(ids, rounded.attention());
       rounded.advance(1), exact.advance(1);
       error += (got - truth).abs().max().item<double>();
       error_of_reference += (reference - truth).abs().max().item<double>();

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "model/kernels/cpu/attention_plan.h"
+#include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/attention.cpp"
@@ -22,6 +23,7 @@
 HWY_BEFORE_NAMESPACE();
 #include "model/kernels/cpu/attention_backward-inl.h"
 #include "model/kernels/cpu/attention_forward-inl.h"
+#include "model/kernels/cpu/attention_stream-inl.h"
 
 namespace basin::kernels::HWY_NAMESPACE {
 
@@ -37,6 +39,18 @@ void backward_item_float(const BackwardCall<float>& call, const WorkItem& item) 
 void backward_item_bf16(const BackwardCall<Bf16>& call, const WorkItem& item) {
   Backward<FloatWords, Bf16>(call, item).run();
 }
+void stream_item_float(const StreamChunk<float>& chunk, const WorkItem& item) {
+  StreamForward<FloatWords, float>(chunk, item).run();
+}
+void stream_item_bf16(const StreamChunk<Bf16>& chunk, const WorkItem& item) {
+  StreamForward<FloatWords, Bf16>(chunk, item).run();
+}
+void store_tokens_f32(const StreamChunk<float>& chunk, int64_t g, int64_t begin, int64_t end) {
+  store_tokens(chunk, g, begin, end);
+}
+void store_tokens_bf16(const StreamChunk<Bf16>& chunk, int64_t g, int64_t begin, int64_t end) {
+  store_tokens(chunk, g, begin, end);
+}
 const char* target_name() {
   return hwy::TargetName(HWY_TARGET);
 }
@@ -51,6 +65,10 @@ HWY_EXPORT(forward_item_float);
 HWY_EXPORT(forward_item_bf16);
 HWY_EXPORT(backward_item_float);
 HWY_EXPORT(backward_item_bf16);
+HWY_EXPORT(stream_item_float);
+HWY_EXPORT(stream_item_bf16);
+HWY_EXPORT(store_tokens_f32);
+HWY_EXPORT(store_tokens_bf16);
 HWY_EXPORT(target_name);
 
 float* scratch(Buffer which, int64_t floats) {
@@ -77,8 +95,8 @@ int64_t parts_per_item(const AttentionShape& s) {
 }
 
 template <class Call, class Item>
-void run_items(const Call& call, Item item, int64_t parts) {
-  const int64_t count = call.shape.B * call.shape.G * parts, G = call.shape.G;
+void run_items(const AttentionShape& shape, const Call& call, Item item, int64_t parts) {
+  const int64_t count = shape.B * shape.G * parts, G = shape.G;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t i = 0; i < count; ++i)
     item(call, WorkItem{i / parts / G, i / parts % G, i % parts, parts});
@@ -97,6 +115,14 @@ BackwardItem<float> pick_backward(const float*) {
 BackwardItem<Bf16> pick_backward(const Bf16*) {
   const auto item = dot_kernels().backward;
   return item ? item : HWY_DYNAMIC_DISPATCH(backward_item_bf16);
+}
+
+StreamItem<float> pick_stream(const float*) {
+  return HWY_DYNAMIC_DISPATCH(stream_item_float);
+}
+StreamItem<Bf16> pick_stream(const Bf16*) {
+  const auto item = dot_kernels().stream;
+  return item ? item : HWY_DYNAMIC_DISPATCH(stream_item_bf16);
 }
 
 void store(float x, float* to) {
@@ -134,7 +160,8 @@ void attention_forward(const AttentionShape& shape,
                        const float* sink_logit,
                        Float* out,
                        float* lse) {
-  run_items(ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse},
+  run_items(shape,
+            ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse},
             pick_forward(qkv),
             parts_per_item(shape));
 }
@@ -159,7 +186,7 @@ void attention_backward(const AttentionShape& shape,
                   : nullptr;
   const BackwardCall<Float> call{
       shape, qkv, cos, sin, sink_logit, out, lse, dout, dqkv, dq_parts, dsink_parts};
-  run_items(call, pick_backward(qkv), parts);
+  run_items(shape, call, pick_backward(qkv), parts);
   if (parts > 1) sum_dq_parts(call, parts);
   for (int64_t h = 0; dsink_logit && h < shape.H; ++h) {
     double sum = 0;
@@ -168,6 +195,22 @@ void attention_backward(const AttentionShape& shape,
   }
 }
 
+// Sinks are stored before the queries read them from the cache, the ring's tokens after they have
+// been read from the chunk: the ring's old entries are still wanted.
+template <class Float>
+void attention_stream(const StreamChunk<Float>& chunk) {
+  const auto store_new = BASIN_PICK(Float, store_tokens);
+  const int64_t skip = std::clamp<int64_t>(chunk.sinks - chunk.position, 0, chunk.T);
+  for (int64_t g = 0; g < chunk.G; ++g) store_new(chunk, g, 0, skip);
+  const AttentionShape shape{1, chunk.T, chunk.H, chunk.G, chunk.K, chunk.rotary};
+  run_items(shape, chunk, pick_stream(chunk.qkv), parts_per_item(shape));
+#pragma omp parallel for
+  for (int64_t g = 0; g < chunk.G; ++g)
+    store_new(chunk, g, std::max(skip, chunk.T - (chunk.recent + 1)), chunk.T);
+}
+
+template void attention_stream(const StreamChunk<float>&);
+template void attention_stream(const StreamChunk<Bf16>&);
 template void attention_forward(
     const AttentionShape&, const float*, const float*, const float*, const float*, float*, float*);
 template void attention_forward(

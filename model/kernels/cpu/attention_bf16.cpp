@@ -22,6 +22,7 @@ HWY_BEFORE_NAMESPACE();
 #endif
 #include "model/kernels/cpu/attention_backward-inl.h"
 #include "model/kernels/cpu/attention_forward-inl.h"
+#include "model/kernels/cpu/attention_stream-inl.h"
 
 #if HWY_TARGET == HWY_AVX3
 namespace basin::kernels::HWY_NAMESPACE {
@@ -124,8 +125,13 @@ void backward_item_dot(const BackwardCall<Bf16>& call, const WorkItem& item) {
   Backward<Bf16Words, Bf16>(call, item).run();
 }
 
+void stream_item_dot(const StreamChunk<Bf16>& chunk, const WorkItem& item) {
+  StreamForward<Bf16Words, Bf16>(chunk, item).run();
+}
+
 DotKernels dot_kernels_of_target() {
-  return __builtin_cpu_supports("avx512bf16") ? DotKernels{forward_item_dot, backward_item_dot}
+  return __builtin_cpu_supports("avx512bf16")
+             ? DotKernels{forward_item_dot, backward_item_dot, stream_item_dot}
                                               : DotKernels{};
 }
 

@@ -81,20 +81,21 @@ HWY_INLINE void transform_row(const Transform& f, int64_t t, const From* src, To
       K);
 }
 
-/// The keys or values of a head -> by_key (keys, words) and by_pair (keys / kPair, k_rows), either
-/// may be null; zeros from T on.
-template <class Policy, class Float>
-void pack_keys(const Layout<Policy>& lay,
-               const Transform& f,
-               const Head<const Float>& x,
-               float* by_key,
-               float* by_pair) {
+/// `count` rows, each written by copy(t, to), -> by_key (padded, words) and by_pair (padded /
+/// kPair, k_rows), either may be null; zeros from `count` on.
+template <class Policy, class Copy>
+HWY_INLINE void pack_rows(const Layout<Policy>& lay,
+                          int64_t count,
+                          int64_t padded,
+                          const Copy& copy,
+                          float* by_key,
+                          float* by_pair) {
   float* rows = scratch(Buffer::kRows, kQueries * lay.row);
   std::fill(rows, rows + 2 * lay.row, 0.0f);
-  for (int64_t t = 0; t < lay.T; t += Policy::kPair) {
+  for (int64_t t = 0; t < count; t += Policy::kPair) {
     for (int64_t i = 0; i < Policy::kPair; ++i) {
-      if (t + i < lay.T) {
-        transform_row(f, t + i, x.at(t + i), rows + i * lay.row, lay.K);
+      if (t + i < count) {
+        copy(t + i, rows + i * lay.row);
       } else {
         std::fill(rows + i * lay.row, rows + (i + 1) * lay.row, 0.0f);
       }
@@ -104,19 +105,34 @@ void pack_keys(const Layout<Policy>& lay,
       Policy::pack_pair(rows, rows + lay.row, lay.k_rows, by_pair + t / Policy::kPair * lay.k_rows);
   }
   const int64_t packed = round_up(
-      lay.T,
+      count,
       Policy::kPair);  // whole vectors were written: clear what they left behind the last row
-  if (by_key) std::fill(by_key + packed * lay.words, by_key + lay.keys * lay.words, 0.0f);
+  if (by_key) std::fill(by_key + packed * lay.words, by_key + padded * lay.words, 0.0f);
   if (by_pair)
     std::fill(by_pair + packed / Policy::kPair * lay.k_rows,
-              by_pair + lay.keys / Policy::kPair * lay.k_rows,
+              by_pair + padded / Policy::kPair * lay.k_rows,
               0.0f);
 }
 
-/// Scratch for pack_keys: vectors are written whole, past the last row.
+/// The keys or values of a head, packed as above.
+template <class Policy, class Float>
+void pack_keys(const Layout<Policy>& lay,
+               const Transform& f,
+               const Head<const Float>& x,
+               float* by_key,
+               float* by_pair) {
+  const auto copy = [&](int64_t t, float* to) HWY_ATTR { transform_row(f, t, x.at(t), to, lay.K); };
+  pack_rows(lay, lay.T, lay.keys, copy, by_key, by_pair);
+}
+
+/// Scratch for `padded` packed keys: vectors are written whole, past the last row.
+template <class Policy>
+float* key_scratch(const Layout<Policy>& lay, int64_t padded, Buffer which) {
+  return scratch(which, padded * std::max(lay.words, lay.k_rows) + 2 * kLanes);
+}
 template <class Policy>
 float* key_scratch(const Layout<Policy>& lay, Buffer which) {
-  return scratch(which, lay.keys * std::max(lay.words, lay.k_rows) + 2 * kLanes);
+  return key_scratch(lay, lay.keys, which);
 }
 
 /// Loads one block of a head's queries (or of their output's gradient): rows (kQueries, row), zeros

@@ -44,6 +44,8 @@ struct WorkItem {
 };
 
 template <class Float>
+using StreamItem = void (*)(const StreamChunk<Float>&, const WorkItem&);
+template <class Float>
 using ForwardItem = void (*)(const ForwardCall<Float>&, const WorkItem&);
 template <class Float>
 using BackwardItem = void (*)(const BackwardCall<Float>&, const WorkItem&);
@@ -52,6 +54,7 @@ using BackwardItem = void (*)(const BackwardCall<Float>&, const WorkItem&);
 struct DotKernels {
   ForwardItem<Bf16> forward = nullptr;
   BackwardItem<Bf16> backward = nullptr;
+  StreamItem<Bf16> stream = nullptr;
 };
 DotKernels dot_kernels();
 
@@ -62,6 +65,8 @@ enum class Buffer {
   kKeyPairs,
   kValueRows,
   kValuePairs,
+  kSinkKeyRows,
+  kSinkValuePairs,
   kRows,
   kWords,
   kQueryByWord,

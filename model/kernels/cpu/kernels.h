@@ -27,6 +27,23 @@ template <class Float>
 void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const Float* out, const float* lse,
                         const Float* dout, Float* dqkv, float* dsink_logit);
 
+/// T consecutive tokens of one stream as one layer sees them (infer/kv_cache.h): query t sees the sinks, slots [0, S) of the cache, as far
+/// as they have come, and the `recent` tokens before it, which lie in a ring behind the sinks, beside itself.
+template <class Float>
+struct StreamChunk {
+  int64_t T, H, G, K, rotary;        // as in AttentionShape
+  int64_t position;                  // of the first token in the stream, sinks included
+  int64_t sinks, recent;             // S, R; the ring has R + 1 slots, token t >= S lies in slot S + (t - S) % (R + 1)
+  const Float* qkv;                  // (T, (H + 2G) K)
+  const float *cos_ring, *sin_ring;  // (T, rotary/2), true positions
+  const float *cos_sink, *sin_sink;  // (T, rotary/2), distances to the sinks; unused without sinks
+  const float* sink_logit;           // (H) or null
+  Float *keys, *values;              // (G, S + R + 1, K), keys rotated; the chunk's own are stored
+  Float* out;                        // (T, H K)
+};
+template <class Float>
+void attention_stream(const StreamChunk<Float>& chunk);
+
 /// rows x D. delta, bias may be null (no add; RMSNorm has no bias); is_rms picks RMSNorm. h (rows, D) = x + delta, unused without delta.
 /// stats fp32 (rows, 2): mean (0 for RMSNorm) and reciprocal deviation.
 template <class Float>

@@ -150,8 +150,11 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     const double steps = static_cast<double>(bench.tokens);
     add_rate(row, "tokens_per_second", steps * static_cast<double>(bench.streams), timing);
     row["ms_per_step"] = 1e3 * timing.median() / steps;
-    const double bytes =
-        static_cast<double>(decoder.weight_bytes() + bench.streams * streams[0].bytes());
+    // What the last step read: all weights, and the cache as far as it is filled.
+    const double filled =
+        static_cast<double>(streams[0].contents().size()) / static_cast<double>(streams[0].slots());
+    const double bytes = static_cast<double>(decoder.weight_bytes()) +
+                         static_cast<double>(bench.streams * streams[0].bytes()) * filled;
     row["bytes_per_step"] = bytes;
     row["bytes_per_second"] = bytes * steps / timing.median();
     if (options.peaks) {

@@ -10,6 +10,7 @@
 #include <climits>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -25,13 +26,21 @@
 
 namespace {
 
-// OpenMP's threads spin while they wait for each other, which costs a multiple of the time as soon as anything else runs on the cores.
-// libgomp reads how long before main, hence the restart. Spinning 2000 times (a few microseconds) costs nothing on idle cores.
-void restart_with_short_spins(char** argv) {
-  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
-  setenv("GOMP_SPINCOUNT", "2000", 1);
+// Two things are read before main and can only be set by starting again: how long OpenMP's threads spin while they wait for each other (long
+// spins cost a multiple of the time as soon as anything else runs on the cores; 2000 rounds, a few microseconds, cost nothing on idle ones), and
+// that malloc asks for huge pages (weights and activations are read front to back, and small pages take a fifth of the speed).
+void restart_with_environment(char** argv) {
+  bool changed = false;
+  const auto set_unless = [&](std::initializer_list<const char*> given, const char* name, const char* value) {
+    for (const char* variable : given)
+      if (std::getenv(variable)) return;
+    setenv(name, value, 1);
+    changed = true;
+  };
+  set_unless({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}, "GOMP_SPINCOUNT", "2000");
+  set_unless({"GLIBC_TUNABLES"}, "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
   char program[PATH_MAX + 1] = {};   // not /proc/self/exe itself, so that the process keeps its name
-  if (readlink("/proc/self/exe", program, PATH_MAX) > 0) execv(program, argv);   // where that fails, the program goes on as it is
+  if (changed && readlink("/proc/self/exe", program, PATH_MAX) > 0) execv(program, argv);   // where that fails, the program goes on as it is
 }
 
 int run(int argc, char** argv) {
@@ -69,7 +78,7 @@ int fail(const std::string& message, int status, bool secondary = false) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  restart_with_short_spins(argv);
+  restart_with_environment(argv);
   try {
     return run(argc, argv);
   } catch (const basin::Interrupted& error) {

@@ -176,7 +176,7 @@ TEST(Decoder, EightBitWeightsAreTheRoundedOnes) {
     const int64_t id = text[i].item<int64_t>();
     const at::Tensor got = as_tensor(eight.step({&id, 1}, to_eight), 1),
                      want = as_tensor(plain.step({&id, 1}, to_plain), 1);
-    EXPECT_LT((got - want).abs().max().item<double>(), 1e-4);
+    EXPECT_LT((got - want).abs().max().item<double>(), 1e-3);  // activations have 16 bits there
   }
 }
 

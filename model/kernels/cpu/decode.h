@@ -1,6 +1,7 @@
 // CPU kernels of a decoding step: a few rows of activations (one per stream) meet every weight
-// once. Activations and sums are fp32 whatever the weights and the cache are. No kernel starts
-// threads: the caller gives each of its threads a range. Tested against fp64.
+// once. Activations and sums are fp32; 8-bit weights, and bf16 ones where the processor multiplies
+// bf16, meet activations rounded to 16 bits. No kernel starts threads: the caller gives each of its
+// threads a range. Tested against fp64.
 #pragma once
 
 #include <cstdint>

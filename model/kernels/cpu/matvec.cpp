@@ -1,5 +1,6 @@
-// Products of a weight matrix with a few vectors. Bound by reading the weights: each is read once,
-// widened to fp32 in a register and meets all vectors there.
+// Products of a weight matrix with a few vectors. Bound by reading the weights: each is read once
+// and meets all vectors in a register, widened to fp32, or from 8 to 16 bits where the sums of a
+// block are exact integers.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -12,6 +13,35 @@
 #include "hwy/foreach_target.h"
 #include "model/kernels/cpu/vectors-inl.h"
 
+#ifndef BASIN_KERNELS_MATVEC_ARGUMENTS_  // this file is compiled once for each instruction set
+#define BASIN_KERNELS_MATVEC_ARGUMENTS_
+namespace basin::kernels {
+
+/// Activations in the form in which a type of weights meets them: as they are; int16 with a scale
+/// for each block (kQ8); or as the sum of two bf16 (kBf16 where the processor multiplies those).
+struct Input {
+  const float* x = nullptr;         // (count, columns)
+  const int16_t* values = nullptr;  // (count, columns)
+  const float* scales = nullptr;    // (count, scale_stride)
+  int64_t scale_stride = 0;
+  const Bf16 *high = nullptr, *low = nullptr;  // (count, padded), zeros behind the columns
+  int64_t padded = 0;
+
+  /// From vector n on.
+  Input from(int64_t n, int64_t columns) const {
+    return {x + n * columns,
+            values + n * columns,
+            scales + n * scale_stride,
+            scale_stride,
+            high + n * padded,
+            low + n * padded,
+            padded};
+  }
+};
+
+}  // namespace basin::kernels
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace basin::kernels {
 namespace HWY_NAMESPACE {
@@ -23,10 +53,9 @@ constexpr int kChains = kVectors == 1   ? 4
                         : kVectors == 2 ? 2
                                         : 1;
 
-template <int kVectors>
+template <int kVectors, int C = kChains<kVectors>>
 HWY_INLINE void store_sums(
     const Vector* sums, const float* bias, int64_t row, int64_t rows, float* y) {
-  constexpr int C = kChains<kVectors>;
   for (int v = 0; v < kVectors; ++v) {
     Vector sum = sums[v * C];
     for (int c = 1; c < C; ++c) sum = hn::Add(sum, sums[v * C + c]);
@@ -60,10 +89,57 @@ HWY_INLINE void plain_rows(
   }
 }
 
-HWY_INLINE Vector widened(const int8_t* p) {
-  return hn::ConvertTo(
-      Lanes32(),
-      hn::PromoteTo(hn::Rebind<int32_t, Lanes32>(), hn::LoadU(hn::Rebind<int8_t, Lanes32>(), p)));
+#if HWY_TARGET != HWY_SCALAR
+using Lanes16 = hn::Repartition<int16_t, Lanes32>;
+constexpr int64_t kWords = hn::MaxLanes(Lanes16());
+
+HWY_INLINE hn::Vec<Lanes16> widened(const int8_t* p) {
+  return hn::PromoteTo(Lanes16(), hn::LoadU(hn::Rebind<int8_t, Lanes16>(), p));
+}
+HWY_INLINE hn::Vec<Lanes16> words(const int16_t* p) {
+  return hn::LoadU(Lanes16(), p);
+}
+// Sums of two neighbouring products: as many as there are fp32 lanes.
+HWY_INLINE Vector pair_products(hn::Vec<Lanes16> a, hn::Vec<Lanes16> b) {
+  using Lanes = hn::Repartition<int32_t, Lanes16>;
+#if HWY_TARGET == HWY_AVX3
+  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm512_madd_epi16(a.raw, b.raw)});
+#elif HWY_TARGET == HWY_AVX2
+  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm256_madd_epi16(a.raw, b.raw)});
+#else
+  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm_madd_epi16(a.raw, b.raw)});
+#endif
+}
+#else  // one element at a time
+constexpr int64_t kWords = 1;
+HWY_INLINE int32_t widened(const int8_t* p) {
+  return *p;
+}
+HWY_INLINE int32_t words(const int16_t* p) {
+  return *p;
+}
+HWY_INLINE Vector pair_products(int32_t a, int32_t b) {
+  return constant(static_cast<float>(a * b));
+}
+#endif
+
+// Activations for 8-bit weights: 16 bits with a scale for each block, so that what they lose is far
+// below what the weights have lost already.
+void quantize_activations(int64_t n, const float* x, int16_t* values, float* scales) {
+  const hn::Rebind<int16_t, Lanes32> half;
+  for (int64_t block = 0; block < n / kQ8Block; ++block) {
+    const float* at = x + block * kQ8Block;
+    Vector largest = constant(0);
+    for (int64_t i = 0; i < kQ8Block; i += kLanes)
+      largest = hn::Max(largest, hn::Abs(load(at + i, Whole())));
+    const float top = hn::GetLane(hn::MaxOfLanes(Lanes32(), largest));
+    scales[block] = top / 32767.0f;
+    const Vector inverse = constant(top == 0 ? 0 : 32767.0f / top);
+    for (int64_t i = 0; i < kQ8Block; i += kLanes)
+      hn::StoreU(hn::DemoteTo(half, hn::NearestInt(hn::Mul(load(at + i, Whole()), inverse))),
+                 half,
+                 values + block * kQ8Block + i);
+  }
 }
 
 // fp16 scales of a row as fp32; writes up to kLanes - 1 more than asked for.
@@ -78,30 +154,31 @@ HWY_INLINE void widen_scales(int64_t blocks, const uint16_t* scales, float* wide
 
 template <int kVectors>
 HWY_INLINE void q8_rows(
-    const WeightMatrix& w, int64_t begin, int64_t end, const float* x, float* y) {
+    const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
   constexpr int C = kChains<kVectors>;
-  const int64_t D = w.columns, blocks = D / kQ8Block;
-  float* scales = scratch<float>(blocks + kLanes);
+  const int64_t D = w.columns, blocks = D / kQ8Block, padded = blocks + kLanes;
+  float* scales = scratch<float>((1 + kVectors) * padded);  // of the row, and times each input's
   for (int64_t row = begin; row < end; ++row) {
     const int8_t* at = static_cast<const int8_t*>(w.data) + row * D;
     widen_scales(blocks, w.scales + row * blocks, scales);
+    for (int v = 0; v < kVectors; ++v)
+      for (int64_t b = 0; b < blocks; b += kLanes)
+        hn::StoreU(hn::Mul(hn::LoadU(Lanes32(), scales + b),
+                           hn::LoadU(Lanes32(), x.scales + v * x.scale_stride + b)),
+                   Lanes32(),
+                   scales + (1 + v) * padded + b);
     Vector sums[kVectors * C];
     for (Vector& sum : sums) sum = constant(0);
-    int64_t block = 0;
     const auto add_block = [&](int64_t b, int c) BASIN_INLINE_BODY {
-      const Vector scale = constant(scales[b]);
-      Vector products[kVectors];
-      for (int64_t j = 0; j < kQ8Block; j += kLanes) {
-        const int64_t i = b * kQ8Block + j;
-        const Vector weight = widened(at + i);
-        for (int v = 0; v < kVectors; ++v) {
-          const Vector value = load(x + v * D + i, Whole());
-          products[v] = j == 0 ? hn::Mul(weight, value) : hn::MulAdd(weight, value, products[v]);
-        }
+      for (int64_t i = b * kQ8Block; i < (b + 1) * kQ8Block; i += kWords) {
+        const auto weight = widened(at + i);
+        for (int v = 0; v < kVectors; ++v)
+          sums[v * C + c] = hn::MulAdd(pair_products(weight, words(x.values + v * D + i)),
+                                       constant(scales[(1 + v) * padded + b]),
+                                       sums[v * C + c]);
       }
-      for (int v = 0; v < kVectors; ++v)
-        sums[v * C + c] = hn::MulAdd(products[v], scale, sums[v * C + c]);
     };
+    int64_t block = 0;
     for (; block + C <= blocks; block += C)
       for (int c = 0; c < C; ++c) add_block(block + c, c);
     for (; block < blocks; ++block) add_block(block, 0);
@@ -109,13 +186,102 @@ HWY_INLINE void q8_rows(
   }
 }
 
+#if HWY_TARGET == HWY_AVX3
+// sums + products of neighbouring pairs of bf16: vdpbf16ps, for which this version of Highway has
+// no target.
+HWY_INLINE Vector bf16_products(__m512i a, const Bf16* b, Vector sums) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sums.raw) : "v"(a), "m"(*reinterpret_cast<const __m512i*>(b)));
+  return sums;
+}
+
+void split_activations(int64_t n, int64_t padded, const float* x, Bf16* high, Bf16* low) {
+  for_vectors(n, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
+    const Vector value = load(x + i, lanes), rounded = rounded_for(high, value);
+    store(rounded, high + i, lanes);
+    store(hn::Sub(value, rounded), low + i, lanes);
+  });
+  std::fill(high + n, high + padded, Bf16{0});
+  std::fill(low + n, low + padded, Bf16{0});
+}
+
 template <int kVectors>
-void rows_of_type(const WeightMatrix& w, int64_t begin, int64_t end, const float* x, float* y) {
+HWY_INLINE void dot_rows(
+    const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
+  constexpr int64_t kPairs = 2 * kLanes;  // bf16 in a vector
+  constexpr int C = kVectors == 1 ? 2 : 1, kSums = 2 * C;
+  const hn::ScalableTag<uint16_t> d16;
+  const int64_t D = w.columns, padded = x.padded;
+  for (int64_t row = begin; row < end; ++row) {
+    const auto* at = reinterpret_cast<const uint16_t*>(w.data) + row * D;
+    Vector sums[kVectors * kSums];
+    for (Vector& sum : sums) sum = constant(0);
+    const auto add = [&](__m512i weights, int64_t i, int c) BASIN_INLINE_BODY {
+      for (int v = 0; v < kVectors; ++v) {
+        Vector* of_vector = sums + v * kSums + 2 * c;
+        of_vector[0] = bf16_products(weights, x.high + v * padded + i, of_vector[0]);
+        of_vector[1] = bf16_products(weights, x.low + v * padded + i, of_vector[1]);
+      }
+    };
+    int64_t i = 0;
+    for (; i + C * kPairs <= D; i += C * kPairs)
+      for (int c = 0; c < C; ++c) add(hn::LoadU(d16, at + i + c * kPairs).raw, i + c * kPairs, c);
+    for (; i < D; i += kPairs) {
+      HWY_ALIGN uint16_t rest[kPairs] = {};
+      std::copy(at + i, at + std::min(D, i + kPairs), rest);
+      add(hn::Load(d16, rest).raw, i, 0);
+    }
+    store_sums<kVectors, kSums>(sums, w.bias, row, w.rows, y);
+  }
+}
+#endif
+
+bool has_dot_products(const WeightMatrix& w) {
+#if HWY_TARGET == HWY_AVX3
+  return w.type == WeightType::kBf16 && kHasBf16Instruction;
+#else
+  return static_cast<void>(w), false;
+#endif
+}
+
+// Activations (count, columns) in the form that the weights want, in memory of the calling thread.
+Input prepare(const WeightMatrix& w, int64_t count, const float* x) {
+  const int64_t D = w.columns;
+  Input input;
+  input.x = x;
+  if (w.type == WeightType::kQ8) {
+    input.scale_stride = D / kQ8Block + kLanes;  // rows end in lanes that are read, not used
+    int16_t* values = scratch<int16_t>(count * D);
+    float* scales = scratch<float, 1>(count * input.scale_stride);
+    for (int64_t n = 0; n < count; ++n)
+      quantize_activations(D, x + n * D, values + n * D, scales + n * input.scale_stride);
+    input.values = values;
+    input.scales = scales;
+  }
+#if HWY_TARGET == HWY_AVX3
+  if (has_dot_products(w)) {
+    input.padded = (D + 63) / 64 * 64;
+    Bf16* high = scratch<Bf16>(2 * count * input.padded);
+    Bf16* low = high + count * input.padded;
+    for (int64_t n = 0; n < count; ++n)
+      split_activations(
+          D, input.padded, x + n * D, high + n * input.padded, low + n * input.padded);
+    input.high = high;
+    input.low = low;
+  }
+#endif
+  return input;
+}
+
+template <int kVectors>
+void rows_of_type(const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
+#if HWY_TARGET == HWY_AVX3
+  if (has_dot_products(w)) return dot_rows<kVectors>(w, begin, end, x, y);
+#endif
   switch (w.type) {
     case WeightType::kF32:
-      return plain_rows<float, kVectors>(w, begin, end, x, y);
+      return plain_rows<float, kVectors>(w, begin, end, x.x, y);
     case WeightType::kBf16:
-      return plain_rows<Bf16, kVectors>(w, begin, end, x, y);
+      return plain_rows<Bf16, kVectors>(w, begin, end, x.x, y);
     case WeightType::kQ8:
       return q8_rows<kVectors>(w, begin, end, x, y);
   }
@@ -125,19 +291,20 @@ void rows_of_type(const WeightMatrix& w, int64_t begin, int64_t end, const float
 void matvec_rows(
     const WeightMatrix& w, int64_t begin, int64_t end, int64_t count, const float* x, float* y) {
   constexpr int64_t kTileRows = 16;
+  const Input all = prepare(w, count, x);
   for (int64_t tile = begin; tile < end; tile += kTileRows) {
     const int64_t tile_end = count > 8 ? std::min(end, tile + kTileRows) : end;
     for (int64_t n = 0; n < count;) {
-      const float* from = x + n * w.columns;
+      const Input input = all.from(n, w.columns);
       float* to = y + n * w.rows;
       if (const int64_t left = count - n; left >= 8) {
-        rows_of_type<8>(w, tile, tile_end, from, to), n += 8;
+        rows_of_type<8>(w, tile, tile_end, input, to), n += 8;
       } else if (left >= 4) {
-        rows_of_type<4>(w, tile, tile_end, from, to), n += 4;
+        rows_of_type<4>(w, tile, tile_end, input, to), n += 4;
       } else if (left >= 2) {
-        rows_of_type<2>(w, tile, tile_end, from, to), n += 2;
+        rows_of_type<2>(w, tile, tile_end, input, to), n += 2;
       } else {
-        rows_of_type<1>(w, tile, tile_end, from, to), n += 1;
+        rows_of_type<1>(w, tile, tile_end, input, to), n += 1;
       }
     }
     if (count <= 8) break;

@@ -40,9 +40,9 @@ void parallel_ranges(int64_t parts, int64_t n, int64_t grain, const Body& body) 
   }
 }
 
-/// `count` elements of the calling thread, valid until its next call for the same Element; not
-/// zeroed.
-template <class Element>
+/// `count` elements of the calling thread, valid until its next call for the same Element and use;
+/// not zeroed.
+template <class Element, int kUse = 0>
 Element* scratch(int64_t count) {
   thread_local std::vector<Element> memory;
   if (static_cast<int64_t>(memory.size()) < count) memory.resize(static_cast<size_t>(count));

@@ -1,6 +1,7 @@
 #include "infer/decoder.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <omp.h>
 
@@ -34,6 +35,27 @@ std::pair<int64_t, int64_t> share(int64_t index, int64_t count, int64_t n) {
           std::min(n, lines * (index + 1) / count * kLine)};
 }
 
+struct Q8 {
+  at::Tensor values, scales;  // int8 as the matrix; fp16 bits (rows * columns / 32, and padding)
+};
+
+Q8 quantize(const at::Tensor& weight) {
+  const int64_t rows = weight.size(0), columns = weight.size(1);
+  if (columns % kernels::kQ8Block != 0)
+    throw std::invalid_argument(
+        fmt::format("8-bit weights come in blocks of {}, but this model has a matrix with rows of "
+                    "{}: use float32 or bfloat16",
+                    kernels::kQ8Block,
+                    columns));
+  Q8 q8{at::empty({rows, columns}, at::kChar),
+        at::zeros({rows * columns / kernels::kQ8Block + kernels::kQ8ScalePadding}, at::kShort)};
+  kernels::quantize_q8(rows * columns,
+                       data(to_float(weight)),
+                       q8.values.mutable_data_ptr<int8_t>(),
+                       static_cast<uint16_t*>(q8.scales.mutable_data_ptr()));
+  return q8;
+}
+
 // All workers of the step have come this far. Nothing when there is one.
 void meet() {
 #pragma omp barrier
@@ -43,6 +65,19 @@ void meet() {
 
 bool Decoder::supports(const Transformer& model) {
   return model.device().is_cpu() && (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16);
+}
+
+void round_to_q8(Transformer& model) {
+  const at::NoGradGuard no_grad;
+  for (const Parameter& p : model.parameters()) {
+    const bool only_looked_up = p.name == "embedding.weight" && !model.config().tie_word_embeddings;
+    if (p.tensor.dim() != 2 || only_looked_up) continue;
+    const Q8 q8 = quantize(p.tensor);
+    const int64_t blocks = p.tensor.numel() / kernels::kQ8Block;
+    at::Tensor in_blocks = p.tensor.view({blocks, kernels::kQ8Block});
+    in_blocks.copy_(q8.values.view_as(in_blocks).to(at::kFloat) *
+                    q8.scales.narrow(0, 0, blocks).view(at::kHalf).to(at::kFloat).unsqueeze(1));
+  }
 }
 
 Decoder::Decoder(const Transformer& model, DecodeWeights weights)
@@ -93,20 +128,10 @@ kernels::WeightMatrix Decoder::matrix(const at::Tensor& weight,
     w.data = weight.const_data_ptr();
     return w;
   }
-  if (w.columns % kernels::kQ8Block != 0)
-    throw std::invalid_argument(
-        fmt::format("8-bit weights come in blocks of {}, but this model has a matrix with rows of "
-                    "{}: use float32 or bfloat16",
-                    kernels::kQ8Block,
-                    w.columns));
-  const int64_t blocks = w.rows * w.columns / kernels::kQ8Block;
-  auto* values = static_cast<int8_t*>(own(at::empty({w.rows, w.columns}, at::kChar)));
-  auto* scales =
-      static_cast<uint16_t*>(own(at::zeros({blocks + kernels::kQ8ScalePadding}, at::kShort)));
-  kernels::quantize_q8(w.rows * w.columns, data(to_float(weight)), values, scales);
+  Q8 q8 = quantize(weight);
+  w.scales = static_cast<const uint16_t*>(own(q8.scales));
+  w.data = own(q8.values);
   w.type = kernels::WeightType::kQ8;
-  w.data = values;
-  w.scales = scales;
   return w;
 }
 

@@ -19,6 +19,11 @@ namespace basin {
 /// bits (blocks of 32 with a scale each, llama.cpp's Q8_0).
 enum class DecodeWeights { kModel, kQ8 };
 
+/// Rounds the matrices that DecodeWeights::kQ8 keeps in 8 bits to those 8 bits, in the model itself
+/// (a bf16 model rounds them once more): prompts, which go through the model, then see the weights
+/// that single tokens see. Throws as Decoder does.
+void round_to_q8(Transformer& model);
+
 class Decoder {
  public:
   /// `model` must outlive the decoder, be on the CPU and fp32 or bf16 (`supports`). Norms, residual

@@ -42,6 +42,7 @@ double seconds_since(Clock::time_point start) {
 void run(const Arguments& arguments) {
   arguments.sampler.validate();
   const LoadedModel model = arguments.model.open();
+  if (arguments.eight_bit) round_to_q8(*model.model);
   const Tokenizer& tokenizer = model.require_tokenizer();
   const int64_t entries = arguments.cache ? *arguments.cache : model.default_cache();
   // By default a sink model keeps its own sink tokens, any other model its first four tokens (or
@@ -137,8 +138,8 @@ void add_generate(CLI::App& app, int& status) {
                    "initial tokens kept; default: the model's own sink tokens, else 4");
   verb->add_flag("--q8",
                  arguments->eight_bit,
-                 "decode with 8-bit weights (blocks of 32 with a scale each): half the memory to "
-                 "read of bfloat16");
+                 "8-bit weights (blocks of 32 with a scale each): half of what bfloat16 has to read "
+                 "for a token");
   verb->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end-of-text token");
   verb->footer(
       "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "

@@ -26,11 +26,9 @@ at::Tensor token_nll(const Transformer& model,
   at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t count = std::min(rows, n - begin);
-    at::Tensor logits = model.logits(hidden.narrow(0, begin, count));
-    if (logits.scalar_type() != at::kDouble) logits = logits.to(at::kFloat);
-    const at::Tensor picked =
-        logits.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1);
-    nll.narrow(0, begin, count).copy_(logits.logsumexp(1) - picked);
+    nll.narrow(0, begin, count)
+        .copy_(ops::token_cross_entropy(model.logits(hidden.narrow(0, begin, count)),
+                                        targets.narrow(0, begin, count)));
   }
   return nll;
 }

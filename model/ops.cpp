@@ -209,8 +209,11 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       const at::Tensor x = hidden.narrow(0, begin, rows);
       at::Tensor logits = buffer.narrow(0, 0, rows), nll_of_rows = nll.narrow(0, begin, rows);
       at::mm_out(logits, x, weight.t());
+      if (!with_gradient) {
+        nll_of_rows.copy_(token_cross_entropy(logits, targets.narrow(0, begin, rows)));
+        continue;
+      }
       cross_entropy_in_place(logits, targets.narrow(0, begin, rows), 1.0 / static_cast<double>(N), nll_of_rows);
-      if (!with_gradient) continue;
       at::Tensor dx = dhidden.narrow(0, begin, rows);
       at::mm_out(dx, logits, weight);
       const at::Tensor dw = at::mm(logits.t(), x);
@@ -285,6 +288,17 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
   if (t_reference) return reference::linear_cross_entropy(hidden, weight, targets);
   const bool with_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   return FusedLinearCrossEntropy::apply(hidden, weight, targets, with_gradient);
+}
+
+at::Tensor token_cross_entropy(const at::Tensor& logits_in, const at::Tensor& targets_in) {
+  if (!fused(logits_in)) return reference::token_cross_entropy(logits_in, targets_in);
+  const at::Tensor logits = logits_in.contiguous(), targets = targets_in.contiguous();
+  at::Tensor nll = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+  with_element_type(logits, [&](auto element) {
+    using E = decltype(element);
+    kernels::cross_entropy<E>(logits.size(0), logits.size(1), in<E>(logits), in<int64_t>(targets), out<float>(nll));
+  });
+  return nll;
 }
 
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {

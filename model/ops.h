@@ -51,6 +51,9 @@ at::Tensor gelu(const at::Tensor& x);
 /// Mean cross-entropy, fp32 scalar, of hidden (N, D) against weight (V, D) and int64 targets (N); the (N, V) logits never exist as a whole.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);
 
+/// logits (N, V), int64 targets (N) -> each row's negative log-likelihood, fp32 (fp64 of fp64) (N). No gradient.
+at::Tensor token_cross_entropy(const at::Tensor& logits, const at::Tensor& targets);
+
 /// ids int64 (B, T), weight (V, D) -> (B, T, D).
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 
@@ -73,6 +76,7 @@ at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary
 at::Tensor swiglu(const at::Tensor& gate_up);
 at::Tensor gelu(const at::Tensor& x);
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);
+at::Tensor token_cross_entropy(const at::Tensor& logits, const at::Tensor& targets);
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published);
 }  // namespace reference

@@ -59,6 +59,11 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
   return at::cross_entropy_loss(at::matmul(to_math(hidden), to_math(weight).t()), targets);
 }
 
+at::Tensor token_cross_entropy(const at::Tensor& logits, const at::Tensor& targets) {
+  const at::Tensor wide = logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat);
+  return wide.logsumexp(1) - wide.gather(1, targets.unsqueeze(1)).squeeze(1);
+}
+
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) { return at::embedding(weight, ids); }
 
 void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published) {

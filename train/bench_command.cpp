@@ -65,11 +65,11 @@ CLI::App* add_infer_bench(CLI::App* bench,
                    "override a key of the run file, e.g. model.vocab_size=32000; may be repeated")
       ->type_size(1)
       ->allow_extra_args(false);
-  verb->add_option(
-          "--dtype", a->infer.dtype, "weights: float32, bfloat16, or q8_0 (8 bits; decode only)")
+  verb->add_option("--dtype",
+                   a->infer.dtype,
+                   "weights: float32, bfloat16, or q8_0 (8 bits; prompts run in bfloat16)")
       ->capture_default_str()
-      ->check(std::string(name) == "decode" ? CLI::IsMember({"float32", "bfloat16", "q8_0"})
-                                            : CLI::IsMember({"float32", "bfloat16"}));
+      ->check(CLI::IsMember({"float32", "bfloat16", "q8_0"}));
   verb->add_option("--cache",
                    a->infer.caches,
                    "entries of the cache, sinks included; several give a table: 256,1024,4096")

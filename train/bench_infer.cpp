@@ -48,6 +48,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
       throw std::invalid_argument("--set is for run files; this is a model directory");
     model = std::move(open_model(bench.subject, dtype).model);
   }
+  if (bench.dtype == "q8_0") round_to_q8(*model);
   return model;
 }
 

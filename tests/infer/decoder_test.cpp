@@ -180,6 +180,20 @@ TEST(Decoder, EightBitWeightsAreTheRoundedOnes) {
   }
 }
 
+TEST(Decoder, AModelRoundedToEightBitsIsWhatTheDecoderRuns) {
+  ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken);
+  config.intermediate_size = 64;
+  for (const bool tied : {false, true}) {
+    config.tie_word_embeddings = tied;
+    Transformer model = random_model(config, at::kFloat);
+    const c10::NoGradGuard no_grad;
+    const at::Tensor before = model.flat().clone();
+    round_to_q8(model);
+    EXPECT_FALSE(at::equal(before, model.flat()));
+    EXPECT_LT(largest_error(model, {1, 20}, DecodeWeights::kQ8), 5e-3);
+  }
+}
+
 TEST(Decoder, RefusesWhatItCannotDo) {
   ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken);
   const Transformer model = random_model(config, at::kFloat);

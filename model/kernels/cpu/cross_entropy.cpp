@@ -48,6 +48,24 @@ HWY_INLINE float cross_entropy_row(
   return std::log(sum) + (max - target_logit);
 }
 
+template <class Float>
+void nll_rows(int64_t begin,
+              int64_t end,
+              int64_t V,
+              const Float* logits,
+              const int64_t* targets,
+              float* nll) {
+  for (int64_t n = begin; n < end; ++n) {
+    const Float* row = logits + n * V;
+    const float max = max_of(V, row), target_logit = hn::GetLane(load(row + targets[n], Part{1}));
+    const Vector shift = constant(max);
+    const float sum = sum_vectors(V, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
+      return fill_missing(exp_vector(hn::Sub(load(row + i, lanes), shift)), constant(0), lanes);
+    });
+    nll[n] = std::log(sum) + (max - target_logit);
+  }
+}
+
 inline float* exponentials_of(float* row, float*) {
   return row;
 }
@@ -72,6 +90,8 @@ void cross_entropy_rows(int64_t begin,
 
 constexpr auto& cross_entropy_f32 = cross_entropy_rows<float>;
 constexpr auto& cross_entropy_bf16 = cross_entropy_rows<Bf16>;
+constexpr auto& nll_f32 = nll_rows<float>;
+constexpr auto& nll_bf16 = nll_rows<Bf16>;
 
 }  // namespace HWY_NAMESPACE
 }  // namespace basin::kernels
@@ -84,6 +104,8 @@ namespace {
 
 HWY_EXPORT(cross_entropy_f32);
 HWY_EXPORT(cross_entropy_bf16);
+HWY_EXPORT(nll_f32);
+HWY_EXPORT(nll_bf16);
 
 void check_targets(int64_t rows, int64_t V, const int64_t* targets) {
   for (int64_t n = 0; n < rows; ++n) {
@@ -110,6 +132,18 @@ void cross_entropy_in_place(
   });
 }
 
+template <class Float>
+void cross_entropy(
+    int64_t rows, int64_t V, const Float* logits, const int64_t* targets, float* nll) {
+  check_targets(rows, V, targets);
+  const auto kernel = BASIN_PICK(Float, nll);
+  parallel_ranges(parts_for(rows, V), rows, 1, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(begin, end, V, logits, targets, nll);
+  });
+}
+
+template decltype(cross_entropy<float>) cross_entropy<float>;
+template decltype(cross_entropy<Bf16>) cross_entropy<Bf16>;
 template decltype(cross_entropy_in_place<float>) cross_entropy_in_place<float>;
 template decltype(cross_entropy_in_place<Bf16>) cross_entropy_in_place<Bf16>;
 

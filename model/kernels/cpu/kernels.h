@@ -69,6 +69,10 @@ void gelu_backward(int64_t n, const Float* x, const Float* dy, Float* dx);
 template <class Float>
 void cross_entropy_in_place(int64_t rows, int64_t V, Float* logits, const int64_t* targets, float scale, float* nll);
 
+/// nll alone; the logits stay.
+template <class Float>
+void cross_entropy(int64_t rows, int64_t V, const Float* logits, const int64_t* targets, float* nll);
+
 /// dweight fp32 (V, D) += rows of dy (n, D) by id, in order of n within each id.
 template <class Float>
 void embedding_backward(int64_t n, int64_t D, const int64_t* ids, const Float* dy, float* dweight);

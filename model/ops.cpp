@@ -175,8 +175,9 @@ struct FusedGelu : Function<FusedGelu> {
   }
 };
 
-// Rows of logits that exist at once: about 4 M of them, so that large vocabularies stay in the outer cache.
-int64_t loss_chunk_rows(int64_t rows, int64_t V) { return std::min(rows, std::clamp<int64_t>((4 << 20) / V, 128, 4096)); }
+// Rows of logits that exist at once: about 4 M of them, so that they stay in the outer cache, but at least 1024 rows, since each chunk adds its
+// gradient to all of the head's.
+int64_t loss_chunk_rows(int64_t rows, int64_t V) { return std::min(rows, std::clamp<int64_t>((4 << 20) / V, 1024, 4096)); }
 
 at::ScalarType sums_in(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing to build Basin on Debian or Ubuntu: Debian packages, and LibTorch unpacked from its PyPI wheel into .deps/.
 # The only list of dependency versions. Idempotent: with everything in place it does nothing, in under a second.
-#   bash configs/setup.sh           CPU build and tests
+#   bash configs/setup.sh            CPU build and tests
+#   bash configs/setup.sh --clients  also what Basin is compared with: PyTorch and others in .deps/clients (5 GB), llama.cpp in .deps/llama.cpp
 # Without root it prints the apt line to run and stops with 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +20,16 @@ wheels=(
   "nvidia-cuda-cupti==13.0.85 4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"
 )
 
-[ $# -eq 0 ] || { printf 'setup: error: takes no arguments, got: %s\n' "$*" >&2; exit 2; }
+# What --clients adds. llama.cpp is the source that llama-cpp-python carries, built for this machine.
+clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6)
+llama_cpp="llama-cpp-python==0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+with_clients=
+case "$*" in
+  '') ;;
+  --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
+  *) printf 'setup: error: takes --clients or nothing, got: %s\n' "$*" >&2; exit 2 ;;
+esac
 started=$SECONDS
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -82,8 +92,40 @@ install_libtorch() {
   rm -rf .deps/downloads
 }
 
+install_clients() {
+  local venv=.deps/clients
+  [ "$(cat $venv/.complete 2>/dev/null)" = "${clients[*]}" ] && return 0
+  say "installing ${clients[*]} into $venv: some minutes, 5 GB"
+  rm -rf $venv
+  python3 -m venv $venv
+  $venv/bin/python -m pip install --quiet --disable-pip-version-check "${clients[@]}" || fail "pip failed: its message is above"
+  printf '%s\n' "${clients[*]}" >$venv/.complete
+}
+
+install_llama_cpp() {
+  local spec=${llama_cpp% *} sha=${llama_cpp#* } tree=.deps/llama.cpp file
+  [ "$(cat $tree/.complete 2>/dev/null)" = "$spec" ] && return 0
+  say "building llama.cpp from $spec: ten minutes on two cores"
+  rm -rf $tree .deps/downloads
+  mkdir -p $tree .deps/downloads
+  .deps/clients/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d .deps/downloads "$spec" \
+    || fail "could not download $spec: pip's message is above"
+  file=$(ls .deps/downloads/llama_cpp_python-*.tar.gz)
+  echo "$sha  $file" | sha256sum --check --status || fail "$file is not the pinned file (SHA-256 differs)"
+  tar xzf "$file" -C $tree --strip-components 3 --wildcards '*/vendor/llama.cpp/*'
+  cmake -S $tree -B $tree/build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_COMMON=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF >$tree/build.log 2>&1 \
+    && ninja -C $tree/build -j 2 llama >>$tree/build.log 2>&1 || { tail -n 5 $tree/build.log >&2; fail "llama.cpp did not build: the whole log is $tree/build.log"; }
+  rm -rf .deps/downloads
+  printf '%s\n' "$spec" >$tree/.complete
+}
+
 [ "$(uname -m)" = x86_64 ] || fail "LibTorch is pinned for x86_64; this machine is $(uname -m)"
 install_packages
 install_libtorch
+if [ -n "$with_clients" ]; then
+  install_clients
+  install_llama_cpp
+fi
 elapsed=$((SECONDS - started))
 [ $elapsed -lt 2 ] || say "ready in $elapsed s"

@@ -3,15 +3,23 @@
 # a streaming step after a million tokens against one with a just-filled cache, and training with the sink against training without.
 #   bash tests/long.sh                      all three, about 8 minutes on two cores
 #   bash tests/long.sh agreement|steps|sink-speed
+#   bash tests/long.sh compare [CASE...]    speed against PyTorch, transformers, llama.cpp and SentencePiece (installs them: 5 GB)
 cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
-  -h|--help) sed -n '2,5s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
-  all|agreement|steps|sink-speed) wanted=${1:-all} ;;
+  -h|--help) sed -n '2,6s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
+  all|agreement|steps|sink-speed|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
 
+if [ "$wanted" = compare ]; then
+  bash configs/setup.sh --clients
+  cmake -S . -B build -G Ninja >/dev/null
+  ninja -C build -j 2 --quiet basin
+  shift
+  exec .deps/clients/bin/python tests/bench/compare.py "$@"
+fi
 bash configs/setup.sh
 cmake -S . -B build -G Ninja >/dev/null
 ninja -C build -j 2 --quiet basin basin_infer_tests basin_streaming_bench

@@ -60,15 +60,15 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options);
 /// Inference with a model directory's weights, or a run file's random ones.
 struct InferBench {
   std::string subject;
-  std::vector<std::string> overrides;  // of a run file
-  std::string dtype = "float32";       // float32, bfloat16 or q8_0
+  std::vector<std::string> overrides = {};  // of a run file
+  std::string dtype = "float32";            // float32, bfloat16 or q8_0
   std::vector<int64_t> caches = {1024};
   int64_t sinks = 1;
   int64_t tokens = 512;  // of the prompt, of the text, or decoded in one timed run
   int64_t streams = 1;   // decode: independent streams in one batch
   int64_t position = 0;  // decode: tokens that went through the cache before; 0: as many as fill it
   bool recompute = false;  // decode: the sliding window with recomputation beside it
-  std::string save;        // directory for the model, for other software; empty: none
+  std::string save = {};   // directory for the model, for other software; empty: none
 };
 std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions& options);
 std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& options);

@@ -110,9 +110,10 @@ std::string bench_table(const std::vector<BenchRow>& rows) {
     for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
   std::string table;
   if (rows.size() == 1) {  // one result reads better from top to bottom
-    const size_t width = *std::max_element(widths.begin(), widths.end());
+    size_t width = 0;
+    for (const std::string& key : cells[0]) width = std::max(width, key.size());
     for (size_t i = 0; i < cells[0].size(); ++i)
-      table += fmt::format("{:<{}}  {}\n", cells[0][i], std::min<size_t>(width, 32), cells[1][i]);
+      table += fmt::format("{:<{}}  {}\n", cells[0][i], width, cells[1][i]);
     return table;
   }
   for (const auto& line : cells) {

@@ -1,0 +1,300 @@
+"""Basin against what a user would pick instead, on this machine, in one run: `bash tests/long.sh compare [CASE...]`.
+
+Competitors take turns (A B A B ..), so that what else the machine does hits all; a case counts only when both computed the same thing.
+Cases: train-demo train-llama train-gpt2 decode prefill stream prepare. Results: runs/bench/compare.json, and a Markdown table on stdout."""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = ROOT / "runs/bench"
+BASIN = ROOT / "build/basin"
+HERE = pathlib.Path(__file__).parent
+THREADS = len(os.sched_getaffinity(0))
+
+LLAMA_160M = ["configs/llama-60m.yaml", "--set", "model.num_hidden_layers=12", "--set", "model.num_attention_heads=12",
+              "--set", "model.intermediate_size=2048", "--set", "model.vocab_size=32000", "--set", "model.sink.kind=none"]
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def basin(*arguments):
+    """Rows of a `basin bench`."""
+    command = [str(BASIN), "bench", *map(str, arguments), "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"compare: {' '.join(command)} failed with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+class Worker:
+    """A program that answers each line of its input with a line of JSON."""
+
+    def __init__(self, *command):
+        self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def ask(self, line):
+        self.process.stdin.write((line if isinstance(line, str) else json.dumps(line)) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"compare: {self.process.args} ended with {self.process.wait()}")
+        return json.loads(answer)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def python_worker(script):
+    return Worker(sys.executable, HERE / script)
+
+
+def take_turns(rounds, competitors):
+    """{name: rates of all rounds}; each competitor is a function that runs once and returns a rate."""
+    rates = {name: [] for name in competitors}
+    for i in range(rounds):
+        for name, run in competitors.items():
+            rates[name].append(run())
+        say("  round %d: %s" % (i + 1, ", ".join(f"{name} {r[-1]:.4g}" for name, r in rates.items())))
+    return rates
+
+
+def result(case, unit, rates, checked, **more):
+    """Medians, and Basin's ratio to the best of the others."""
+    medians = {name: statistics.median(r) for name, r in rates.items()}
+    best = max((name for name in medians if name != "basin"), key=medians.get)
+    return {"case": case, "unit": unit, "basin": medians["basin"], "best_other": best, "other": medians[best],
+            "ratio": medians["basin"] / medians[best], "medians": medians, "rates": rates, "checked": checked, **more}
+
+
+def require(condition, message):
+    if not condition:
+        sys.exit(f"compare: the competitors did not compute the same: {message}")
+
+
+# --- training -------------------------------------------------------------------------------------------------------------------------
+
+def train_case(case, config, steps, rounds, variants, tolerance):
+    directory = OUT / case
+    constant = ["--set", "train.schedule.kind=constant", "--set", "train.schedule.warmup_steps=0"]
+    arguments = ["train", *config, *constant, "--steps", steps, "--warmup", 1]
+    first = basin(*arguments, "--repetitions", 1, "--save", directory)[0]
+    settings = json.loads((directory / "bench.json").read_text())
+    workers = {}
+    for compiled, precision in variants:
+        name = f"PyTorch {'torch.compile' if compiled else 'eager'} {precision}"
+        worker = python_worker("torch_model.py")
+        worker.ask({"do": "train", "directory": str(directory), "compile": compiled, "precision": precision, "threads": THREADS, **settings})
+        losses = worker.ask({"do": "run", "steps": steps})["losses"]  # compiles; the same first steps as Basin's
+        worst = max(abs(a - b) / abs(b) for a, b in zip(first["losses"], losses))
+        say(f"  {name}: first losses {losses[0]:.5f} .. {losses[-1]:.5f}, Basin {first['losses'][0]:.5f} .., relative difference {worst:.1e}")
+        require(worst < tolerance, f"{name}: losses {losses[:3]} against {first['losses'][:3]}")
+        workers[name] = worker
+    tokens = steps * first["global_batch"] * first["sequence_length"]
+    competitors = {"basin": lambda: basin(*arguments, "--repetitions", 1, "--no-peaks")[0]["tokens_per_second"]}
+    for name, worker in workers.items():
+        competitors[name] = lambda w=worker: tokens / w.ask({"do": "run", "steps": steps})["seconds"]
+    rates = take_turns(rounds, competitors)
+    for worker in workers.values():
+        worker.close()
+    more = {k: first[k] for k in ("parameters", "precision", "mfu_of_gemm", "gemm_flops_per_second", "peak_memory_bytes")}
+    return [result(case, "tokens/s", rates, f"losses of {steps} steps within {tolerance:g}", **more)]
+
+
+def train_demo(rounds):
+    config = ["configs/demo.yaml", "--set", "data.sequence_length=256", "--set", "model.vocab_size=2048"]
+    return train_case("train-demo", config, 20, rounds, [(False, "fp32"), (True, "fp32"), (True, "bf16")], 0.01)
+
+
+def train_llama(rounds):
+    config = ["configs/llama-60m.yaml", "--set", "data.sequence_length=512", "--set", "model.vocab_size=32000", "--set", "train.global_batch=8"]
+    return train_case("train-llama", config, 1, rounds, [(True, "fp32"), (True, "bf16")], 0.01)
+
+
+def train_gpt2(rounds):
+    config = ["configs/pythia-160m.yaml", "--set", "data.sequence_length=512", "--set", "model.tie_word_embeddings=true", "--set", "train.global_batch=8"]
+    return train_case("train-gpt2", config, 1, rounds, [(True, "fp32"), (True, "bf16")], 0.01)
+
+
+# --- inference ------------------------------------------------------------------------------------------------------------------------
+
+def random_ids(vocab_size, count):
+    """The text that `basin bench` reads."""
+    import torch
+    return torch.randint(6, vocab_size, (count,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def llama_workers(types):
+    """{Basin's name of a type: {llama.cpp's name: worker}} for the 160M Llama, saved by Basin."""
+    import gguf
+    from gguf_file import write_gguf
+    directory = OUT / "llama-160m"
+    basin("prefill", *LLAMA_160M, "--tokens", 8, "--repetitions", 1, "--cache", 64, "--save", directory)
+    program = OUT / "llama_cpp_bench"
+    tree = ROOT / ".deps/llama.cpp"
+    libraries = [tree / "build" / p for p in ("src/libllama.a", "ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a")]
+    subprocess.run(["g++", "-O2", "-std=c++17", "-fopenmp", HERE / "llama_cpp_bench.cpp", "-I", tree / "include", "-I", tree / "ggml/include",
+                    *libraries, "-lpthread", "-ldl", "-o", program], check=True)
+    workers = {}
+    for ours, theirs in types.items():
+        workers[ours] = {}
+        for kind in theirs:
+            path = OUT / f"llama-160m-{kind}.gguf"
+            write_gguf(directory, path, gguf.GGMLQuantizationType[kind])
+            for flash in (0, 1):
+                workers[ours][f"llama.cpp {kind}{' flash' if flash else ''}"] = Worker(program, path, THREADS, flash)
+    return directory, workers
+
+
+TYPES = {"float32": ["F32"], "bfloat16": ["F16", "BF16"], "q8_0": ["Q8_0"]}
+
+
+def decode(rounds):
+    directory, workers = llama_workers(TYPES)
+    prompt = random_ids(32000, 64)
+    out = []
+    for dtype, theirs in workers.items():
+        tokens = 32 if dtype == "float32" else 64
+        arguments = ["decode", directory, "--dtype", dtype, "--cache", 1024, "--position", len(prompt), "--tokens", tokens, "--repetitions", 1, "--warmup", 1]
+        first = basin(*arguments)[0]
+        ask = f"decode {tokens} " + " ".join(map(str, prompt))
+        same = {}
+        for name, worker in theirs.items():
+            answer = worker.ask(ask)["tokens"]
+            same[name] = next((i for i, (a, b) in enumerate(zip(first["first_tokens"], answer)) if a != b), len(answer))
+        say(f"  decode {dtype}: leading greedy tokens in common: {same}")
+        require(dtype != "float32" or min(same.values()) == 16, f"fp32 greedy tokens: {same}")
+        competitors = {"basin": lambda a=arguments: basin(*a, "--no-peaks")[0]["tokens_per_second"]}
+        for name, worker in theirs.items():
+            competitors[name] = lambda w=worker, n=tokens, line=ask: n / w.ask(line)["seconds"]
+        out.append(result(f"decode {dtype}", "tokens/s", take_turns(rounds, competitors), f"leading greedy tokens in common: {same}",
+                          share_of_bandwidth=first["share_of_bandwidth"], read_bandwidth=first["read_bandwidth"], bytes_per_step=first["bytes_per_step"]))
+    close(workers)
+    return out
+
+
+def prefill(rounds):
+    directory, workers = llama_workers(TYPES)
+    prompt = random_ids(32000, 512)
+    ask = "prefill " + " ".join(map(str, prompt))
+    out = []
+    for dtype, theirs in workers.items():
+        arguments = ["prefill", directory, "--dtype", dtype, "--cache", 1024, "--tokens", len(prompt), "--repetitions", 3, "--warmup", 1]
+        first = basin(*arguments)[0]
+        answers = {name: worker.ask(ask)["tokens"][0] for name, worker in theirs.items()}
+        require(dtype != "float32" or set(answers.values()) == {first["next_token"]}, f"fp32 next token {first['next_token']}, {answers}")
+        competitors = {"basin": lambda a=arguments: basin(*a)[0]["tokens_per_second"]}
+        for name, worker in theirs.items():
+            competitors[name] = lambda w=worker: len(prompt) / min(w.ask(ask)["seconds"] for _ in range(3))
+        out.append(result(f"prefill {dtype}", "tokens/s", take_turns(rounds, competitors), f"next token {first['next_token']}, others {answers}"))
+    close(workers)
+    return out
+
+
+def close(workers):
+    for theirs in workers.values():
+        for worker in theirs.values():
+            worker.close()
+
+
+def stream(rounds):
+    directory = OUT / "llama-160m"
+    basin("prefill", *LLAMA_160M, "--tokens", 8, "--repetitions", 1, "--cache", 64, "--save", directory)
+    tokens, cache, steps = 4096, 1024, 20
+    ids = random_ids(32000, tokens + 1)
+    workers, theirs = {}, {}
+    for method, dtype in (("reference", "float32"), ("reference", "bfloat16"), ("lean", "float32")):
+        name = f"transformers {dtype}, {'the paper' if method == 'reference' else 'lean'}"
+        workers[name] = python_worker("transformers_stream.py")
+        workers[name].ask({"do": "open", "directory": str(directory), "dtype": dtype, "method": method, "threads": THREADS, "sinks": 4, "cache": cache, "ids": ids})
+        theirs[name] = statistics.fmean(workers[name].ask({"do": "run", "steps": cache + 50})["losses"])  # fills the cache and goes on with it full
+    out = []
+    for dtype in ("float32", "bfloat16"):
+        common = ["stream", directory, "--dtype", dtype, "--cache", cache, "--sinks", 4, "--repetitions", 1, "--warmup", 0, "--tokens"]
+        first = basin(*common, cache + 50)[0]["nll"]
+        for name, nll in theirs.items():
+            require(abs(first - nll) < (2e-4 if dtype == "float32" and "float32" in name else 2e-2), f"nll {first} against {name}'s {nll}")
+        competitors = {"basin": lambda c=common: basin(*c, tokens)[0]["tokens_per_second"]}
+        for name, worker in workers.items():
+            competitors[name] = lambda w=worker: steps / w.ask({"do": "run", "steps": steps})["seconds"]
+        rates = take_turns(rounds, competitors)
+        checked = f"nll of {cache + 50} tokens {first:.5f}; theirs {theirs}"
+        out.append(result(f"stream {dtype}, the paper's method", "tokens/s", {k: v for k, v in rates.items() if "lean" not in k}, checked))
+        out.append(result(f"stream {dtype}, a leaner method", "tokens/s", {k: v for k, v in rates.items() if "paper" not in k}, checked))
+    for worker in workers.values():
+        worker.close()
+    return out
+
+
+def prepare(rounds):
+    """The demo's text through the demo's tokenizer, against SentencePiece's Python package on one thread and tokenizers on all."""
+    import time
+
+    import sentencepiece
+    from tokenizers import Tokenizer
+    model, texts_in = ROOT / "runs/demo/data/demo.model", ROOT / ".deps/corpus"
+    if not model.exists():
+        sys.exit(f"compare: {model} is not there: run bash train/demo.sh first")
+    texts = [p.read_bytes().decode("utf-8-sig") for p in sorted(texts_in.rglob("*.txt"))]
+    megabytes = sum(len(t.encode()) for t in texts) / 1e6
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    directory = next(iter(sorted(ROOT.glob("tests/golden/*sink"))))
+    fast = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    arguments = ["prepare", "--text", texts_in, "--tokenizer", model, "--max-bytes", 100_000_000, "--repetitions", 1, "--warmup", 0]
+    rows = basin(*arguments)
+    theirs = sum(len(ids) for ids in processor.encode(texts))
+    require(rows[0]["tokens"] == theirs, f"{rows[0]['tokens']} tokens against SentencePiece's {theirs}")
+
+    def timed(run):
+        start = time.perf_counter()
+        run()
+        return megabytes / (time.perf_counter() - start)
+
+    out = []
+    for row, threads in enumerate((1, THREADS)):
+        competitors = {"basin": lambda r=row: basin(*arguments)[r]["mb_per_second"],
+                       "SentencePiece": lambda n=threads: timed(lambda: processor.encode(texts, num_threads=n))}
+        if threads > 1:
+            competitors["tokenizers"] = lambda: timed(lambda: fast.encode_batch_fast(texts, add_special_tokens=False))
+        out.append(result(f"prepare, {threads} thread(s)", "MB/s", take_turns(rounds, competitors), f"{theirs} tokens"))
+    return out
+
+
+CASES = {"train-demo": train_demo, "train-llama": train_llama, "train-gpt2": train_gpt2, "decode": decode, "prefill": prefill, "stream": stream, "prepare": prepare}
+
+
+def markdown(results):
+    lines = ["| work | Basin | best alternative | | ratio | spread of the ratio |", "|---|---:|---|---:|---:|---|"]
+    for r in results:
+        pairs = sorted(a / b for a, b in zip(r["rates"]["basin"], r["rates"][r["best_other"]]))
+        lines.append(f"| {r['case']} | {r['basin']:.4g} {r['unit']} | {r['best_other']} | {r['other']:.4g} | {r['ratio']:.2f} | {pairs[0]:.2f} to {pairs[-1]:.2f} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    unknown = [c for c in arguments.cases if c not in CASES]
+    if unknown:
+        parser.error(f"no case {unknown[0]}: there are {', '.join(CASES)}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    results = []
+    for case in arguments.cases or CASES:
+        say(f"== {case}")
+        results += CASES[case](arguments.rounds)
+        (OUT / "compare.json").write_text(json.dumps(results, indent=1))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,8 @@ double measure_read_bandwidth();
 /// say.
 int64_t peak_memory_bytes();
 void reset_peak_memory();
+/// Pages that the system has given to the process so far.
+int64_t page_faults();
 
 /// Training steps of a run file on its data, or on random tokens where the data is not there.
 struct TrainBench {

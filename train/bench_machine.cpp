@@ -1,6 +1,7 @@
 // What the machine can do at best, and how runs are timed.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -82,6 +83,12 @@ int64_t peak_memory_bytes() {
   for (std::string word; file >> word;)
     if (int64_t kib = 0; word == "VmHWM:" && file >> kib) return 1024 * kib;
   return 0;
+}
+
+int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
 }
 
 void reset_peak_memory() {

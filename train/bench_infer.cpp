@@ -44,8 +44,10 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
       save_model(*model, config.data.sequence_length, bench.save);
     }
   } else {
-    if (!bench.overrides.empty())
-      throw std::invalid_argument("--set is for run files; this is a model directory");
+    if (!bench.overrides.empty() || !bench.save.empty())
+      throw std::invalid_argument(fmt::format(
+          "--set and --save are for run files (.yaml); {} is taken as a model directory",
+          bench.subject));
     model = std::move(open_model(bench.subject, dtype).model);
   }
   if (bench.dtype == "q8_0") round_to_q8(*model);
@@ -118,7 +120,6 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
   const c10::NoGradGuard no_grad;
   const std::unique_ptr<Transformer> model = open_subject(bench);
   Decoder decoder(*model, bench.dtype == "q8_0" ? DecodeWeights::kQ8 : DecodeWeights::kModel);
-  const double bandwidth = options.peaks ? measure_read_bandwidth() : 0;
   const at::Tensor text = random_text(*model, 8192);
   std::vector<BenchRow> rows;
   for (const int64_t entries : bench.caches) {
@@ -158,10 +159,6 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
                          static_cast<double>(bench.streams * streams[0].bytes()) * filled;
     row["bytes_per_step"] = bytes;
     row["bytes_per_second"] = bytes * steps / timing.median();
-    if (options.peaks) {
-      row["read_bandwidth"] = bandwidth;
-      row["share_of_bandwidth"] = bytes * steps / timing.median() / bandwidth;
-    }
     if (bench.recompute) {
       const Timing once = time_runs(
           {.warmup = 1, .repetitions = std::min<int64_t>(3, options.repetitions)},
@@ -173,6 +170,13 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     row["peak_memory_bytes"] = peak_memory_bytes();
     row["first_tokens"] = tokens;
     rows.push_back(std::move(row));
+  }
+  if (options.peaks) {  // last: its memory is not that of a step
+    const double bandwidth = measure_read_bandwidth();
+    for (BenchRow& row : rows) {
+      row["read_bandwidth"] = bandwidth;
+      row["share_of_bandwidth"] = row["bytes_per_second"].get<double>() / bandwidth;
+    }
   }
   return rows;
 }

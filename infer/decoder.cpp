@@ -349,11 +349,11 @@ void Decoder::attend(const Worker& w, int64_t layer, std::span<KvCache* const> c
       using Float = decltype(element);
       kernels::stream_attention<Float>(step,
                                        item % G,
-                                       qkv_ + n * qkv,
-                                       static_cast<Float*>(cache.keys(layer)),
-                                       static_cast<Float*>(cache.values(layer)),
-                                       w.scratch,
-                                       attended_ + n * HK);
+                                       {qkv_ + n * qkv,
+                                        static_cast<Float*>(cache.keys(layer)),
+                                        static_cast<Float*>(cache.values(layer)),
+                                        w.scratch,
+                                        attended_ + n * HK});
     };
     model_.dtype() == at::kFloat ? run(float{}) : run(kernels::Bf16{});
   }

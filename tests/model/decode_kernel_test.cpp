@@ -178,7 +178,7 @@ void expect_stream_attention(const StreamCase& c) {
       out(static_cast<size_t>(c.H * c.K));
   for (int64_t g = 0; g < c.G; ++g)
     stream_attention<Float>(
-        step, g, qkv.data(), keys.data(), values.data(), scratch.data(), out.data());
+        step, g, {qkv.data(), keys.data(), values.data(), scratch.data(), out.data()});
   // The reference's new key may round to bf16's other neighbour.
   expect_close(out, want, std::is_same_v<Float, float> ? 1e-5 : 2e-3, 1);
   expect_close(keys, as_doubles(expected_keys), 1e-5, 1);

@@ -53,16 +53,18 @@ struct StreamStep {
   const float* sink_logit;           // (H) or null
 };
 
-/// Key/value head g of qkv ((H + 2G) K), unrotated -> out (H K), its H / G query heads. `scratch`:
-/// at least stream_scratch(s) floats of the calling thread.
+/// What it reads and writes.
 template <class Float>
-void stream_attention(const StreamStep& s,
-                      int64_t g,
-                      const float* qkv,
-                      Float* keys,
-                      Float* values,
-                      float* scratch,
-                      float* out);
+struct StreamMemory {
+  const float* qkv;      // ((H + 2G) K), unrotated
+  Float *keys, *values;  // of the cache, one layer
+  float* scratch;        // stream_scratch(s) floats of the calling thread
+  float* out;            // (H K)
+};
+
+/// Key/value head g and its H / G query heads.
+template <class Float>
+void stream_attention(const StreamStep& s, int64_t g, const StreamMemory<Float>& memory);
 
 int64_t stream_scratch(const StreamStep& s);
 

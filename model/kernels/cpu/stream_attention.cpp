@@ -121,37 +121,32 @@ HWY_INLINE void weigh_slots(
 }
 
 template <class Float>
-void attend(const StreamStep& s,
-            int64_t g,
-            const float* qkv,
-            Float* keys,
-            Float* values,
-            float* scratch,
-            float* out) {
+void attend(const StreamStep& s, int64_t g, const StreamMemory<Float>& m) {
   const int64_t K = s.K, used = s.sinks + s.ring;
   const bool is_sink = s.slot < s.sinks;
-  Float *group_keys = keys + g * s.slots * K, *group_values = values + g * s.slots * K;
+  Float *group_keys = m.keys + g * s.slots * K, *group_values = m.values + g * s.slots * K;
   rotated_copy(K,
                s.rotary,
-               qkv + (s.H + g) * K,
+               m.qkv + (s.H + g) * K,
                is_sink ? s.cos_sink : s.cos_ring,
                is_sink ? s.sin_sink : s.sin_ring,
                1.0f,
                group_keys + s.slot * K);
-  rotated_copy(K, 0, qkv + (s.H + s.G + g) * K, nullptr, nullptr, 1.0f, group_values + s.slot * K);
-  float *q_ring = scratch, *q_sink = q_ring + K, *scores = q_sink + K;
+  rotated_copy(
+      K, 0, m.qkv + (s.H + s.G + g) * K, nullptr, nullptr, 1.0f, group_values + s.slot * K);
+  float *q_ring = m.scratch, *q_sink = q_ring + K, *scores = q_sink + K;
   const float scale = 1.0f / std::sqrt(static_cast<float>(K));
   for (int64_t h = g * (s.H / s.G); h < (g + 1) * (s.H / s.G); ++h) {
     if (s.sinks > 0) {
-      rotated_copy(K, s.rotary, qkv + h * K, s.cos_sink, s.sin_sink, scale, q_sink);
+      rotated_copy(K, s.rotary, m.qkv + h * K, s.cos_sink, s.sin_sink, scale, q_sink);
       score_slots(s.sinks, K, q_sink, group_keys, scores);
     }
     if (s.ring > 0) {
-      rotated_copy(K, s.rotary, qkv + h * K, s.cos_ring, s.sin_ring, scale, q_ring);
+      rotated_copy(K, s.rotary, m.qkv + h * K, s.cos_ring, s.sin_ring, scale, q_ring);
       score_slots(s.ring, K, q_ring, group_keys + s.sinks * K, scores + s.sinks);
     }
     const float factor = softmax_weights(used, s.sink_logit ? s.sink_logit + h : nullptr, scores);
-    weigh_slots(used, K, factor, scores, group_values, out + h * K);
+    weigh_slots(used, K, factor, scores, group_values, m.out + h * K);
   }
 }
 
@@ -175,14 +170,8 @@ HWY_EXPORT(attend_bf16);
 }  // namespace
 
 template <class Float>
-void stream_attention(const StreamStep& s,
-                      int64_t g,
-                      const float* qkv,
-                      Float* keys,
-                      Float* values,
-                      float* scratch,
-                      float* out) {
-  BASIN_PICK(Float, attend)(s, g, qkv, keys, values, scratch, out);
+void stream_attention(const StreamStep& s, int64_t g, const StreamMemory<Float>& memory) {
+  BASIN_PICK(Float, attend)(s, g, memory);
 }
 
 int64_t stream_scratch(const StreamStep& s) {

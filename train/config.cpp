@@ -4,6 +4,7 @@
 
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <optional>
 #include <stdexcept>
 
@@ -203,6 +204,12 @@ RunConfig read_run_config(const std::filesystem::path& path,
 void match_model_to_data(RunConfig& config) {
   const std::optional<DatasetInfo> info = common_tokenizer(config.data);
   ModelConfig& model = config.model;
+  if (const std::string& first = config.data.train.at(0).path;
+      !info && !std::filesystem::exists(first + ".idx"))
+    throw std::runtime_error(
+        fmt::format("data.train: no dataset {0} ({0}.bin, {0}.idx): make it with `basin prepare`, "
+                    "or correct the path",
+                    first));
   if (!info && model.vocab_size == 0) {
     throw std::invalid_argument(fmt::format(
         "model.vocab_size is 0 and {} has no PREFIX.json of `basin prepare`: set model.vocab_size",

@@ -16,6 +16,7 @@
 #include "infer/npy.h"
 #include "model/checkpoint.h"
 #include "model/cost.h"
+#include "model/cpu_allocator.h"
 #include "train/bench.h"
 #include "train/config.h"
 #include "train/device.h"
@@ -128,16 +129,20 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
     save_for_others(bench.save, trainer, config, loader, batches);
   }
   std::vector<double> losses;
-  int64_t faults = 0;  // of the last run: a steady step asks the system for no memory
+  int64_t faults = 0, requests = 0;  // of the last run: a steady step asks for no memory
   const Timing timing = time_runs(options, [&] {
     faults = -page_faults();
+    requests = -cpu_memory().requests;
     for (int64_t i = 0; i < bench.steps; ++i) losses.push_back(trainer.train_step().loss);
     faults += page_faults();
+    requests += cpu_memory().requests;
   });
   const double tokens = static_cast<double>(bench.steps * B * T);
   add_rate(row, "tokens_per_second", tokens, timing);
   row["ms_per_step"] = 1e3 * timing.median() / static_cast<double>(bench.steps);
   row["peak_memory_bytes"] = peak_memory_bytes();
+  row["max_allocated_bytes"] = cpu_memory().max_allocated_bytes;
+  row["allocations_per_step"] = static_cast<double>(requests) / static_cast<double>(bench.steps);
   row["page_faults_per_step"] = static_cast<double>(faults) / static_cast<double>(bench.steps);
   const double flops = train_flops_per_token(config.model, T) * tokens / timing.median();
   row["model_flops_per_second"] = flops;

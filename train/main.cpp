@@ -19,6 +19,7 @@
 #include "configs/signals.h"
 #include "data/commands.h"
 #include "infer/commands.h"
+#include "model/cpu_allocator.h"
 #include "model/kernels/cpu/kernels.h"
 #include "train/commands.h"
 #include "train/comm.h"
@@ -44,8 +45,9 @@ void restart_with_environment(char** argv) {
 }
 
 int run(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, std::numeric_limits<int>::max());   // a steady step asks no memory of the system
+  mallopt(M_MMAP_THRESHOLD, std::numeric_limits<int>::max());   // what was freed stays with the process, in huge pages
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  basin::install_cpu_allocator();
   basin::install_signal_handlers();
   const char* rank = std::getenv("RANK");
   basin::set_up_log(rank ? std::atoi(rank) : 0);

@@ -20,6 +20,7 @@ struct BenchOptions {
   int64_t warmup = 1;       // runs before those that count
   int64_t repetitions = 5;  // runs that count
   bool peaks = true;        // measure the machine's peaks too
+  double peak_flops = 0;    // what the data sheet promises, per second; 0: not said
 };
 
 /// Seconds of repeated runs.

@@ -127,6 +127,11 @@ void add_bench(CLI::App& app, int& status) {
   train->add_option(
       "--save", a->train.save, "also write the initial model and all batches (batches.npy) here");
   train->add_flag("--no-peaks", a->no_peaks, "do not measure the peak of the matrix product");
+  train
+      ->add_option("--peak-flops",
+                   a->options.peak_flops,
+                   "the data sheet's peak in FLOP/s, for mfu: 989e12 for bf16 on an H100")
+      ->check(CLI::PositiveNumber);
   train->footer(
       "Example: basin bench train configs/demo.yaml --set model.vocab_size=2048 --steps 20");
   add_common(train, a, status, [](const BenchArguments& b) {

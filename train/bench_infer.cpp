@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -23,6 +24,8 @@
 
 namespace basin {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kChunk = 1024;  // positions that pass the layers at once, as in the verbs
 
@@ -139,19 +142,29 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     row["position"] = streams[0].position();
     const int64_t V = model->config().vocab_size;
     std::vector<int64_t> tokens;
+    std::vector<double> latencies;  // seconds of every step, warm-up left out
+    int64_t run = 0;
     const Timing timing = time_runs(options, [&] {
+      const bool counts = ++run > options.warmup;
       for (int64_t i = 0; i < bench.tokens; ++i) {
+        const Clock::time_point began = Clock::now();
         const std::span<const float> logits = decoder.step(ids, caches);
         for (size_t n = 0; n < ids.size(); ++n) {
           const float* of_stream = logits.data() + static_cast<int64_t>(n) * V;
           ids[n] = std::max_element(of_stream, of_stream + V) - of_stream;
         }
+        if (counts)
+          latencies.push_back(std::chrono::duration<double>(Clock::now() - began).count());
         if (tokens.size() < 16) tokens.push_back(ids[0]);
       }
     });
     const double steps = static_cast<double>(bench.tokens);
     add_rate(row, "tokens_per_second", steps * static_cast<double>(bench.streams), timing);
     row["ms_per_step"] = 1e3 * timing.median() / steps;
+    std::sort(latencies.begin(), latencies.end());
+    for (const int64_t percent : {50, 90, 99})
+      row[fmt::format("ms_p{}", percent)] =
+          1e3 * latencies[latencies.size() * static_cast<size_t>(percent) / 100];
     // What the last step read: all weights, and the cache as far as it is filled.
     const double filled =
         static_cast<double>(streams[0].contents().size()) / static_cast<double>(streams[0].slots());

@@ -152,6 +152,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
     row["gemm_flops_per_second"] = peak;
     row["mfu_of_gemm"] = flops / peak;
   }
+  if (options.peak_flops > 0) row["mfu"] = flops / options.peak_flops;
   row["first_loss"] = losses.front();
   row["losses"] = losses;
   return row;

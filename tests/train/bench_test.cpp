@@ -70,6 +70,8 @@ TEST(Bench, InferenceDoesTheSameWorkWhicheverWay) {
   EXPECT_EQ(decode[0]["position"], 99);
   EXPECT_GT(decode[0]["recompute_over_step"].get<double>(), 0);
   EXPECT_EQ(decode[0]["first_tokens"].size(), 16u);
+  EXPECT_GT(decode[0]["ms_p50"].get<double>(), 0);
+  EXPECT_LE(decode[0]["ms_p50"].get<double>(), decode[0]["ms_p99"].get<double>());
   const std::vector<BenchRow> stream = bench_stream(bench, kQuick);
   EXPECT_NEAR(stream[1]["nll"].get<double>(), std::log(128), 0.5);
   for (const auto& rows : {prefill, decode, stream})

@@ -11,7 +11,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/rope.h"
 
 namespace basin {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "infer/kv_cache.h"
-#include "model/kernels/cpu/decode.h"
+#include "model/kernels/decode.h"
 #include "model/transformer.h"
 
 namespace basin {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/rope.h"
 
 namespace basin {

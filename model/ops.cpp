@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace basin::ops {
 

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <memory>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace basin {
 namespace {

@@ -20,7 +20,7 @@
 #include "data/commands.h"
 #include "infer/commands.h"
 #include "model/cpu_allocator.h"
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "train/commands.h"
 #include "train/comm.h"
 #include "train/launch.h"

@@ -22,7 +22,7 @@
 #include "configs/yaml_config.h"
 #include "data/indexed_dataset.h"
 #include "model/checkpoint.h"
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/safetensors.h"
 
 namespace basin {

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace basin::kernels {
 

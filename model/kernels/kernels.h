@@ -1,4 +1,4 @@
-// Raw-pointer CPU kernels behind model/ops.h, dispatched at run time to the best instruction set (Highway: SSE4, AVX2, AVX-512).
+// Raw-pointer kernels behind model/ops.h. cpu/ has them for the best instruction set of the machine (Highway: SSE4, AVX2, AVX-512), cuda/ for GPUs.
 // No LibTorch in here; parallel over OpenMP threads. `Float` is float or bf16 (uint16_t bits, `Bf16`). Contiguous rows.
 // All reductions have a fixed order for a given thread count. Tested against ops::reference.
 #pragma once

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace {
 

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace basin::kernels {
 namespace {

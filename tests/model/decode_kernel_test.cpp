@@ -1,7 +1,7 @@
 // The kernels of a decoding step against fp64, for every instruction set of this machine.
 #include <cmath>
 
-#include "model/kernels/cpu/decode.h"
+#include "model/kernels/decode.h"
 #include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {

@@ -14,7 +14,7 @@
 #include <random>
 #include <vector>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 namespace basin::kernels {
 

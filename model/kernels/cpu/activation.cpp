@@ -1,7 +1,7 @@
 // SwiGLU (silu(gate) * up, arXiv 2002.05202) and GELU in its erf form (arXiv 1606.08415), computed
 // in fp32.
-#include "model/kernels/cpu/decode.h"
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/decode.h"
+#include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE

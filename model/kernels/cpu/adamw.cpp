@@ -1,6 +1,6 @@
 // AdamW (arXiv 1711.05101) over flat buffers, and the sum of squares that clipping needs. Both give
 // the same bits for any number of threads.
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -1,7 +1,7 @@
 // Scatter-add of gradient rows into the embedding table. Threads own columns first and ids second,
 // and each walks all rows in order, so every element is summed in the order of the rows whatever
 // the number of threads.
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "model/kernels/cpu/decode.h"
+#include "model/kernels/decode.h"
 #include "model/kernels/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -2,7 +2,7 @@
 // stored, so that backward, which reads h back, differentiates the function that forward computed.
 #include <cmath>
 
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
 #ifndef BASIN_KERNELS_NORM_ARGUMENTS_  // this file is compiled once for each instruction set

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/kernels/cpu/decode.h"
+#include "model/kernels/decode.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/stream_attention.cpp"

@@ -11,7 +11,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/kernels.h"
 
 #ifndef BASIN_INLINE_BODY
 // Loop bodies are lambdas that are called from several places and must still be inlined.

@@ -3,10 +3,11 @@
 // block are exact integers.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
-#include "model/kernels/decode.h"
 #include "model/kernels/cpu/parallel.h"
+#include "model/kernels/decode.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/matvec.cpp"
@@ -53,7 +54,7 @@ constexpr int kChains = kVectors == 1   ? 4
                         : kVectors == 2 ? 2
                                         : 1;
 
-template <int kVectors, int C = kChains<kVectors>>
+template <int kVectors, int C>
 HWY_INLINE void store_sums(
     const Vector* sums, const float* bias, int64_t row, int64_t rows, float* y) {
   for (int v = 0; v < kVectors; ++v) {
@@ -63,29 +64,47 @@ HWY_INLINE void store_sums(
   }
 }
 
-template <class Float, int kVectors>
+// body(0) .. body(n - 1) with constants, so that arrays indexed by them become registers.
+template <int n, class Body>
+HWY_INLINE void unrolled(Body&& body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) BASIN_INLINE_BODY {
+    (body(std::integral_constant<int, i>()), ...);
+  }
+  (std::make_integer_sequence<int, n>());
+}
+
+// Rows kRows at a time: with several vectors the activations no longer fit the inner cache, and
+// each of them that is loaded meets kRows weights.
+template <class Float, int kVectors, int kRows>
 HWY_INLINE void plain_rows(
     const WeightMatrix& w, int64_t begin, int64_t end, const float* x, float* y) {
-  constexpr int C = kChains<kVectors>;
+  constexpr int C = kRows == 1 ? kChains<kVectors> : 1;
   const int64_t D = w.columns;
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = begin; row < end; row += kRows) {
     const Float* at = static_cast<const Float*>(w.data) + row * D;
-    Vector sums[kVectors * C];
-    for (Vector& sum : sums) sum = constant(0);
+    Vector sums[kRows * kVectors * C];
+    unrolled<kRows * kVectors * C>([&](auto i) BASIN_INLINE_BODY { sums[i()] = constant(0); });
+    const auto add = [&](int64_t i, auto c, auto lanes) BASIN_INLINE_BODY {
+      Vector weights[kRows];
+      unrolled<kRows>([&](auto r)
+                          BASIN_INLINE_BODY { weights[r()] = load(at + r() * D + i, lanes); });
+      unrolled<kVectors>([&](auto v) BASIN_INLINE_BODY {
+        const Vector value = load(x + v() * D + i, lanes);
+        unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+          constexpr int sum = (r() * kVectors + v()) * C + c();
+          sums[sum] = hn::MulAdd(weights[r()], value, sums[sum]);
+        });
+      });
+    };
     int64_t i = 0;
     for (; i + C * kLanes <= D; i += C * kLanes)
-      for (int c = 0; c < C; ++c) {
-        const Vector weight = load(at + i + c * kLanes, Whole());
-        for (int v = 0; v < kVectors; ++v)
-          sums[v * C + c] =
-              hn::MulAdd(weight, load(x + v * D + i + c * kLanes, Whole()), sums[v * C + c]);
-      }
+      unrolled<C>([&](auto c) BASIN_INLINE_BODY { add(i + c() * kLanes, c, Whole()); });
     for_vectors(D - i, [&](int64_t j, auto lanes) BASIN_INLINE_BODY {
-      const Vector weight = load(at + i + j, lanes);
-      for (int v = 0; v < kVectors; ++v)
-        sums[v * C] = hn::MulAdd(weight, load(x + v * D + i + j, lanes), sums[v * C]);
+      add(i + j, std::integral_constant<int, 0>(), lanes);
     });
-    store_sums<kVectors>(sums, w.bias, row, w.rows, y);
+    unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+      store_sums<kVectors, C>(sums + r() * kVectors * C, w.bias, row + r(), w.rows, y);
+    });
   }
 }
 
@@ -182,15 +201,15 @@ HWY_INLINE void q8_rows(
     for (; block + C <= blocks; block += C)
       for (int c = 0; c < C; ++c) add_block(block + c, c);
     for (; block < blocks; ++block) add_block(block, 0);
-    store_sums<kVectors>(sums, w.bias, row, w.rows, y);
+    store_sums<kVectors, C>(sums, w.bias, row, w.rows, y);
   }
 }
 
 #if HWY_TARGET == HWY_AVX3
 // sums + products of neighbouring pairs of bf16: vdpbf16ps, for which this version of Highway has
 // no target.
-HWY_INLINE Vector bf16_products(__m512i a, const Bf16* b, Vector sums) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sums.raw) : "v"(a), "m"(*reinterpret_cast<const __m512i*>(b)));
+HWY_INLINE Vector bf16_products(__m512i a, __m512i b, Vector sums) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sums.raw) : "v"(a), "vm"(b));
   return sums;
 }
 
@@ -204,33 +223,55 @@ void split_activations(int64_t n, int64_t padded, const float* x, Bf16* high, Bf
   std::fill(low + n, low + padded, Bf16{0});
 }
 
-template <int kVectors>
+// Rows kRows at a time: with several vectors the activations no longer fit the inner cache, and
+// each of them that is loaded meets kRows weights.
+template <int kVectors, int kRows>
 HWY_INLINE void dot_rows(
     const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
   constexpr int64_t kPairs = 2 * kLanes;  // bf16 in a vector
-  constexpr int C = kVectors == 1 ? 2 : 1, kSums = 2 * C;
+  // Sums of a product: of high and low parts, and of kPairs in turn, while there are registers.
+  constexpr int C = kVectors * kRows == 1 ? 2 : 1, kSums = kRows == 1 ? 2 * C : 1;
   const hn::ScalableTag<uint16_t> d16;
   const int64_t D = w.columns, padded = x.padded;
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = begin; row < end; row += kRows) {
     const auto* at = reinterpret_cast<const uint16_t*>(w.data) + row * D;
-    Vector sums[kVectors * kSums];
-    for (Vector& sum : sums) sum = constant(0);
-    const auto add = [&](__m512i weights, int64_t i, int c) BASIN_INLINE_BODY {
-      for (int v = 0; v < kVectors; ++v) {
-        Vector* of_vector = sums + v * kSums + 2 * c;
-        of_vector[0] = bf16_products(weights, x.high + v * padded + i, of_vector[0]);
-        of_vector[1] = bf16_products(weights, x.low + v * padded + i, of_vector[1]);
-      }
+    Vector sums[kRows * kVectors * kSums];
+    unrolled<kRows * kVectors * kSums>([&](auto i) BASIN_INLINE_BODY { sums[i] = constant(0); });
+    const auto add = [&](const auto& weights, int64_t i, auto c) BASIN_INLINE_BODY {
+      unrolled<kVectors>([&](auto v) BASIN_INLINE_BODY {
+        const auto of_vector = [&](const Bf16* x_of) BASIN_INLINE_BODY {
+          return hn::LoadU(d16, reinterpret_cast<const uint16_t*>(x_of + v() * padded + i)).raw;
+        };
+        const __m512i high = of_vector(x.high), low = of_vector(x.low);
+        unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+          constexpr int sum = (r() * kVectors + v()) * kSums + (kRows == 1 ? 2 * c() : 0),
+                        sum_of_low = kRows == 1 ? sum + 1 : sum;
+          sums[sum] = bf16_products(weights[r()], high, sums[sum]);
+          sums[sum_of_low] = bf16_products(weights[r()], low, sums[sum_of_low]);
+        });
+      });
     };
     int64_t i = 0;
     for (; i + C * kPairs <= D; i += C * kPairs)
-      for (int c = 0; c < C; ++c) add(hn::LoadU(d16, at + i + c * kPairs).raw, i + c * kPairs, c);
+      unrolled<C>([&](auto c) BASIN_INLINE_BODY {
+        __m512i weights[kRows];
+        unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+          weights[r()] = hn::LoadU(d16, at + r() * D + i + c() * kPairs).raw;
+        });
+        add(weights, i + c() * kPairs, c);
+      });
     for (; i < D; i += kPairs) {
-      HWY_ALIGN uint16_t rest[kPairs] = {};
-      std::copy(at + i, at + std::min(D, i + kPairs), rest);
-      add(hn::Load(d16, rest).raw, i, 0);
+      __m512i weights[kRows];
+      unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+        HWY_ALIGN uint16_t rest[kPairs] = {};
+        std::copy(at + r() * D + i, at + r() * D + std::min(D, i + kPairs), rest);
+        weights[r()] = hn::Load(d16, rest).raw;
+      });
+      add(weights, i, std::integral_constant<int, 0>());
     }
-    store_sums<kVectors, kSums>(sums, w.bias, row, w.rows, y);
+    unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
+      store_sums<kVectors, kSums>(sums + r() * kVectors * kSums, w.bias, row + r(), w.rows, y);
+    });
   }
 }
 #endif
@@ -272,42 +313,47 @@ Input prepare(const WeightMatrix& w, int64_t count, const float* x) {
   return input;
 }
 
-template <int kVectors>
+template <int kVectors, int kRows>
 void rows_of_type(const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
 #if HWY_TARGET == HWY_AVX3
-  if (has_dot_products(w)) return dot_rows<kVectors>(w, begin, end, x, y);
+  if (has_dot_products(w)) return dot_rows<kVectors, kRows>(w, begin, end, x, y);
 #endif
   switch (w.type) {
     case WeightType::kF32:
-      return plain_rows<float, kVectors>(w, begin, end, x.x, y);
+      return plain_rows<float, kVectors, kRows>(w, begin, end, x.x, y);
     case WeightType::kBf16:
-      return plain_rows<Bf16, kVectors>(w, begin, end, x.x, y);
+      return plain_rows<Bf16, kVectors, kRows>(w, begin, end, x.x, y);
     case WeightType::kQ8:
       return q8_rows<kVectors>(w, begin, end, x, y);
   }
 }
 
-// All vectors, up to eight at a time; a tile of rows stays in the inner cache for all of them.
+// Four vectors: rows four at a time, as many sums as there are registers for.
+void four_vectors(const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
+  const int64_t fours = begin + (end - begin) / 4 * 4;
+  rows_of_type<4, 4>(w, begin, fours, x, y);
+  rows_of_type<4, 1>(w, fours, end, x, y);
+}
+
+// All vectors, up to four at a time; a tile of rows stays in the inner cache for all of them.
 void matvec_rows(
     const WeightMatrix& w, int64_t begin, int64_t end, int64_t count, const float* x, float* y) {
   constexpr int64_t kTileRows = 16;
   const Input all = prepare(w, count, x);
-  for (int64_t tile = begin; tile < end; tile += kTileRows) {
-    const int64_t tile_end = count > 8 ? std::min(end, tile + kTileRows) : end;
+  const int64_t step = count > 4 ? kTileRows : end - begin;
+  for (int64_t tile = begin; tile < end; tile += step) {
+    const int64_t tile_end = std::min(end, tile + step);
     for (int64_t n = 0; n < count;) {
       const Input input = all.from(n, w.columns);
       float* to = y + n * w.rows;
-      if (const int64_t left = count - n; left >= 8) {
-        rows_of_type<8>(w, tile, tile_end, input, to), n += 8;
-      } else if (left >= 4) {
-        rows_of_type<4>(w, tile, tile_end, input, to), n += 4;
+      if (const int64_t left = count - n; left >= 4) {
+        four_vectors(w, tile, tile_end, input, to), n += 4;
       } else if (left >= 2) {
-        rows_of_type<2>(w, tile, tile_end, input, to), n += 2;
+        rows_of_type<2, 1>(w, tile, tile_end, input, to), n += 2;
       } else {
-        rows_of_type<1>(w, tile, tile_end, input, to), n += 1;
+        rows_of_type<1, 1>(w, tile, tile_end, input, to), n += 1;
       }
     }
-    if (count <= 8) break;
   }
 }
 

@@ -2,6 +2,7 @@
 # Installs what is missing to build Basin on Debian or Ubuntu: Debian packages, and LibTorch unpacked from its PyPI wheel into .deps/.
 # The only list of dependency versions. Idempotent: with everything in place it does nothing, in under a second.
 #   bash configs/setup.sh            CPU build and tests
+#   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
 #   bash configs/setup.sh --clients  also what Basin is compared with: PyTorch and others in .deps/clients (5 GB), llama.cpp in .deps/llama.cpp
 # Without root it prints the apt line to run and stops with 1.
 set -euo pipefail
@@ -20,16 +21,35 @@ wheels=(
   "nvidia-cuda-cupti==13.0.85 4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8"
 )
 
+# What --cuda adds: the libraries that LibTorch's CUDA part loads, the versions that its wheel asks for.
+cuda_wheels=(
+  "nvidia-cublas==13.1.0.3 ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171"
+  "nvidia-cuda-nvrtc==13.0.88 ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575"
+  "nvidia-cufft==12.0.0.61 6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3"
+  "nvidia-cufile==1.15.1.6 08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44"
+  "nvidia-curand==10.4.0.35 1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc"
+  "nvidia-cusolver==12.0.4.66 0a759da5dea5c0ea10fd307de75cdeb59e7ea4fcb8add0924859b944babf1112"
+  "nvidia-cusparse==12.6.3.3 2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b"
+  "nvidia-nvjitlink==13.0.88 13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b"
+  "nvidia-nvtx==13.0.85 4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4"
+  "nvidia-cudnn-cu13==9.19.0.56 d20e1734305e9d68889a96e3f35094d733ff1f83932ebe462753973e53a572bf"
+  "nvidia-cusparselt-cu13==0.8.0 25e30a8a7323935d4ad0340b95a0b69926eee755767e8e0b1cf8dd85b197d3fd"
+  "nvidia-nccl-cu13==2.28.9 e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42"
+  "nvidia-nvshmem-cu13==3.4.5 290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80"
+)
+
 # What --clients adds. llama.cpp is the source that llama-cpp-python carries, built for this machine.
 clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6)
 llama_cpp="llama-cpp-python==0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
-with_clients=
-case "$*" in
-  '') ;;
-  --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
-  *) printf 'setup: error: takes --clients or nothing, got: %s\n' "$*" >&2; exit 2 ;;
-esac
+with_clients= with_cuda=
+for argument in "$@"; do
+  case "$argument" in
+    --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
+    --cuda) with_cuda=yes ;;
+    *) printf 'setup: error: takes --cuda, --clients or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
+  esac
+done
 started=$SECONDS
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -60,7 +80,7 @@ download_wheel() {
   if [ -z "$file" ]; then
     say "downloading $spec"
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 --abi none \
-      --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+      --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 --platform manylinux_2_18_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
       -d "$dir" "$spec" >"$dir/pip.log" 2>&1 || fail "could not download $spec from the Python package index ($(tail -n 1 "$dir/pip.log")): check the network, then run this again"
     file=$(ls "$dir/${name//-/_}-$version"-*.whl | head -n 1)
   fi
@@ -89,6 +109,18 @@ install_libtorch() {
   rm -rf "$torch_root"
   mv "$staging" "$torch_root"
   trap - EXIT
+  rm -rf .deps/downloads
+}
+
+install_cuda() {
+  [ "$(cat "$torch_root/.cuda" 2>/dev/null)" = "${cuda_wheels[*]}" ] && return 0
+  local entry file
+  for entry in "${cuda_wheels[@]}"; do
+    file=$(download_wheel ${entry% *} ${entry#* })
+    unzip -qo "$file" 'nvidia/*' -d "$torch_root"
+    rm -f "$file"
+  done
+  printf '%s\n' "${cuda_wheels[*]}" >"$torch_root/.cuda"
   rm -rf .deps/downloads
 }
 
@@ -123,6 +155,7 @@ install_llama_cpp() {
 [ "$(uname -m)" = x86_64 ] || fail "LibTorch is pinned for x86_64; this machine is $(uname -m)"
 install_packages
 install_libtorch
+[ -z "$with_cuda" ] || install_cuda
 if [ -n "$with_clients" ]; then
   install_clients
   install_llama_cpp

@@ -2,7 +2,22 @@
 
 #include <ATen/Parallel.h>
 
+#include "model/device.h"
+
 namespace basin {
+
+void add_device_option(CLI::App& verb, std::string& device) {
+  verb.add_option("--device", device, "auto (a GPU where one is usable), cpu or cuda")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+}
+
+at::Device device_of_option(const std::string& device) {
+  const DeviceKind kind = device == "cpu"    ? DeviceKind::kCpu
+                          : device == "cuda" ? DeviceKind::kCuda
+                                             : DeviceKind::kAuto;
+  return choose_device(kind, "--device");
+}
 
 void ModelOptions::add_to(CLI::App& verb) {
   verb.add_option("MODEL",
@@ -12,12 +27,13 @@ void ModelOptions::add_to(CLI::App& verb) {
   verb.add_option("--dtype", dtype, "arithmetic: float32 or bfloat16")
       ->capture_default_str()
       ->check(CLI::IsMember({"float32", "bfloat16"}));
+  add_device_option(verb, device);
   verb.add_option("--threads", threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 4096));
 }
 
 LoadedModel ModelOptions::open() const {
   if (threads > 0) at::set_num_threads(threads);
-  return open_model(path, dtype);
+  return open_model(path, dtype, device_of_option(device));
 }
 
 void add_source_options(CLI::App& verb, DocumentSource& source) {

@@ -9,10 +9,15 @@
 
 namespace basin {
 
-/// MODEL, --dtype, --threads.
+/// --device: auto, cpu or cuda.
+void add_device_option(CLI::App& verb, std::string& device);
+/// What it names. Throws std::runtime_error when cuda was asked for and is not there.
+at::Device device_of_option(const std::string& device);
+
+/// MODEL, --dtype, --device, --threads.
 struct ModelOptions {
   std::string path;
-  std::string dtype = "float32";
+  std::string dtype = "float32", device = "auto";
   int threads = 0;  // 0: LibTorch's default, all cores
 
   void add_to(CLI::App& verb);

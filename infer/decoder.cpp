@@ -35,11 +35,9 @@ std::pair<int64_t, int64_t> share(int64_t index, int64_t count, int64_t n) {
           std::min(n, lines * (index + 1) / count * kLine)};
 }
 
-struct Q8 {
-  at::Tensor values, scales;  // int8 as the matrix; fp16 bits (rows * columns / 32, and padding)
-};
+}  // namespace
 
-Q8 quantize(const at::Tensor& weight) {
+Q8Weights quantize_q8(const at::Tensor& weight) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   if (columns % kernels::kQ8Block != 0)
     throw std::invalid_argument(
@@ -47,14 +45,17 @@ Q8 quantize(const at::Tensor& weight) {
                     "{}: use float32 or bfloat16",
                     kernels::kQ8Block,
                     columns));
-  Q8 q8{at::empty({rows, columns}, at::kChar),
-        at::zeros({rows * columns / kernels::kQ8Block + kernels::kQ8ScalePadding}, at::kShort)};
+  Q8Weights q8{
+      at::empty({rows, columns}, at::kChar),
+      at::zeros({rows * columns / kernels::kQ8Block + kernels::kQ8ScalePadding}, at::kShort)};
   kernels::quantize_q8(rows * columns,
                        data(to_float(weight)),
                        q8.values.mutable_data_ptr<int8_t>(),
                        static_cast<uint16_t*>(q8.scales.mutable_data_ptr()));
   return q8;
 }
+
+namespace {
 
 // All workers of the step have come this far. Nothing when there is one.
 void meet() {
@@ -72,7 +73,7 @@ void round_to_q8(Transformer& model) {
   for (const Parameter& p : model.parameters()) {
     const bool only_looked_up = p.name == "embedding.weight" && !model.config().tie_word_embeddings;
     if (p.tensor.dim() != 2 || only_looked_up) continue;
-    const Q8 q8 = quantize(p.tensor);
+    const Q8Weights q8 = quantize_q8(p.tensor);
     const int64_t blocks = p.tensor.numel() / kernels::kQ8Block;
     at::Tensor in_blocks = p.tensor.view({blocks, kernels::kQ8Block});
     in_blocks.copy_(q8.values.view_as(in_blocks).to(at::kFloat) *
@@ -128,7 +129,7 @@ kernels::WeightMatrix Decoder::matrix(const at::Tensor& weight,
     w.data = weight.const_data_ptr();
     return w;
   }
-  Q8 q8 = quantize(weight);
+  const Q8Weights q8 = quantize_q8(weight);
   w.scales = static_cast<const uint16_t*>(own(q8.scales));
   w.data = own(q8.values);
   w.type = kernels::WeightType::kQ8;

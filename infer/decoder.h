@@ -19,6 +19,14 @@ namespace basin {
 /// bits (blocks of 32 with a scale each, llama.cpp's Q8_0).
 enum class DecodeWeights { kModel, kQ8 };
 
+/// A matrix (rows, columns) on the CPU in 8 bits, as kernels::WeightMatrix wants it: int8 values,
+/// and fp16 bits of the scales with padding behind them. Throws std::invalid_argument unless
+/// columns come in whole blocks.
+struct Q8Weights {
+  at::Tensor values, scales;
+};
+Q8Weights quantize_q8(const at::Tensor& weight);
+
 /// Rounds the matrices that DecodeWeights::kQ8 keeps in 8 bits to those 8 bits, in the model itself
 /// (a bf16 model rounds them once more): prompts, which go through the model, then see the weights
 /// that single tokens see. Throws as Decoder does.

@@ -136,10 +136,11 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_option("--sinks",
                    arguments->sinks,
                    "initial tokens kept; default: the model's own sink tokens, else 4");
-  verb->add_flag("--q8",
-                 arguments->eight_bit,
-                 "8-bit weights (blocks of 32 with a scale each): half of what bfloat16 has to read "
-                 "for a token");
+  verb->add_flag(
+      "--q8",
+      arguments->eight_bit,
+      "8-bit weights (blocks of 32 with a scale each): half of what bfloat16 has to read "
+      "for a token");
   verb->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end-of-text token");
   verb->footer(
       "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "

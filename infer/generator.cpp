@@ -23,6 +23,8 @@ Generator::Generator(const Transformer& model,
                      DecodeWeights weights)
     : model_(model), cache_(model, shape), sampler_(sampler) {
   if (Decoder::supports(model)) decoder_.emplace(model, weights);
+  if (CudaDecoder::supports(model))
+    cuda_decoder_.emplace(model, std::vector<KvCache*>{&cache_}, weights);
   const at::Tensor sinks =
       model.with_sinks(at::empty({1, 0}, at::TensorOptions(at::kLong).device(model.device())));
   if (sinks.size(1) > 0) advance(sinks);
@@ -37,10 +39,15 @@ void Generator::advance(const at::Tensor& ids) {
 }
 
 void Generator::advance(int64_t id) {
-  if (!decoder_)
-    return advance(at::full({1, 1}, id, at::TensorOptions(at::kLong).device(model_.device())));
-  KvCache* caches[] = {&cache_};
-  logits_ = decoder_->step({&id, 1}, caches);
+  if (decoder_) {
+    KvCache* caches[] = {&cache_};
+    logits_ = decoder_->step({&id, 1}, caches);
+  } else if (cuda_decoder_) {
+    held_ = cuda_decoder_->step({&id, 1}).cpu();
+    logits_ = {held_.const_data_ptr<float>(), static_cast<size_t>(held_.numel())};
+  } else {
+    advance(at::full({1, 1}, id, at::TensorOptions(at::kLong).device(model_.device())));
+  }
 }
 
 void Generator::feed(std::span<const int32_t> tokens) {

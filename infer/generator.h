@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "infer/cuda_decoder.h"
 #include "infer/decoder.h"
 #include "infer/kv_cache.h"
 #include "infer/sampler.h"
@@ -40,7 +41,8 @@ class Generator {
 
   const Transformer& model_;
   KvCache cache_;
-  std::optional<Decoder> decoder_;  // where it can run the model
+  std::optional<Decoder> decoder_;  // the one that can run the model, if any
+  std::optional<CudaDecoder> cuda_decoder_;
   Sampler sampler_;
   int64_t pending_ = -1;  // drawn, but not yet through the layers
   at::Tensor held_;       // fp32 (V), where the logits lie when the decoder did not make them

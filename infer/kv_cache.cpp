@@ -80,6 +80,8 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
               qkv.sizes());
   const at::NoGradGuard no_grad;
   if (ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
+  if (qkv.size(1) > 1 && ops::has_window_attention(qkv, model_.head_shape().head_size))
+    return attend_windowed(layer, qkv);
   const Plan& p = plan(qkv.size(1));
   if (p.tokens > 1 && p.blocks.empty()) plan_blocks(plan_);
   const Rotated x = rotate(p, qkv);
@@ -236,7 +238,7 @@ at::Tensor KvCache::band(const Plan& p,
   const int64_t skip =
       std::clamp<int64_t>(shape_.sinks - p.position, 0, p.tokens);  // they are sinks
   parts.push_back(chunk_TGK.narrow(0, skip, p.tokens - skip).transpose(0, 1));
-  return at::cat(parts, 1).to(compute_);
+  return at::cat(parts, 1);
 }
 
 // Sinks to their slots, the newest R + 1 others to the ring.
@@ -257,7 +259,8 @@ at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x)
   const int64_t S = p.visible_sinks, E = extra_, G = keys_.size(1), H = x.q_ring.size(1),
                 K = x.q_ring.size(2);
   at::Tensor keys = keys_.select(0, layer), values = values_.select(0, layer);
-  const at::Tensor k_band = band(p, keys, x.k), v_band = band(p, values, x.v);
+  const at::Tensor k_band = band(p, keys, x.k).to(compute_),
+                   v_band = band(p, values, x.v).to(compute_);
   store(p, keys, x.k);
   store(p, values, x.v);
   const at::Tensor k_sink = keys.narrow(1, 0, S).to(compute_),
@@ -288,6 +291,63 @@ at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x)
         .copy_(out.view({G, H / G, T, K}).permute({2, 0, 1, 3}));
   }
   return out_THK;
+}
+
+// One softmax over the ring's band and one over the sinks, merged: each query's denominators add
+// up.
+at::Tensor KvCache::attend_windowed(int64_t layer, const at::Tensor& qkv) {
+  const at::NoGradGuard no_grad;
+  const Plan& p = plan(qkv.size(1));
+  const Rotated x = rotate(p, qkv);
+  const int64_t T = p.tokens, skip = std::clamp<int64_t>(shape_.sinks - p.position, 0, T);
+  at::Tensor keys = keys_.select(0, layer), values = values_.select(0, layer);
+  const at::Tensor k_band = band(p, keys, x.k), v_band = band(p, values, x.v);
+  store(p, keys, x.k);
+  store(p, values, x.v);
+  at::Tensor out_THK = at::zeros(x.q_ring.sizes(), x.q_ring.options().dtype(compute_));
+  at::Tensor lse_HT = at::full({x.q_ring.size(1), T},
+                               -std::numeric_limits<double>::infinity(),
+                               x.q_ring.options().dtype(compute_));
+  if (skip < T) {
+    const ops::Attended ring =
+        ops::window_attention(x.q_ring.narrow(0, skip, T - skip).to(keys.scalar_type()),
+                              k_band.transpose(0, 1),
+                              v_band.transpose(0, 1),
+                              shape_.recent);
+    out_THK.narrow(0, skip, T - skip).copy_(ring.out);
+    lse_HT.narrow(1, skip, T - skip).copy_(ring.lse);
+  }
+  if (p.visible_sinks + extra_ > 0) {
+    const ops::Attended sinks = attend_sinks(layer, p, x.q_sink);
+    const at::Tensor lse = at::logaddexp(lse_HT, sinks.lse);
+    const auto share = [&](const at::Tensor& part) {  // (T, H, 1)
+      return (part - lse).exp().t().unsqueeze(-1);
+    };
+    out_THK = out_THK * share(lse_HT) + sinks.out * share(sinks.lse);
+  }
+  return out_THK.view({1, T, -1}).to(qkv.scalar_type());
+}
+
+// The sinks that have come by each query's time, and the column that only the denominator sees.
+ops::Attended KvCache::attend_sinks(int64_t layer, const Plan& p, const at::Tensor& q_sink) const {
+  const int64_t S = p.visible_sinks, E = extra_, G = keys_.size(1), T = q_sink.size(0),
+                H = q_sink.size(1), K = q_sink.size(2);
+  const at::Tensor k = keys_.select(0, layer).narrow(1, 0, S).to(compute_),
+                   v = values_.select(0, layer).narrow(1, 0, S).to(compute_);
+  at::Tensor scores =
+      at::matmul(grouped(q_sink, G), k.unsqueeze(1).transpose(2, 3));  // (G, H / G, T, S)
+  const at::TensorOptions options = at::TensorOptions(at::kLong).device(model_.device());
+  const at::Tensor t = at::arange(p.position, p.position + T, options).unsqueeze(1),
+                   future = at::arange(S, options).unsqueeze(0) > t;
+  scores = scores.masked_fill(future, -std::numeric_limits<double>::infinity());
+  if (E == 1)
+    scores = at::cat(
+        {model_.sink_logit(layer).to(compute_).view({G, H / G, 1, 1}).expand({G, H / G, T, 1}),
+         scores},
+        -1);
+  const at::Tensor weights = at::softmax(scores, -1).narrow(3, E, S);
+  return {at::matmul(weights, v.unsqueeze(1)).permute({2, 0, 1, 3}).reshape({T, H, K}),
+          scores.logsumexp(-1).view({H, T})};
 }
 
 }  // namespace basin

@@ -28,7 +28,9 @@ class KvCache {
   /// unrotated -> (1, T, H K). Call it once per layer, then `advance(T)`. Softmax in fp32 (fp64 for
   /// a double model); no gradients.
   at::Tensor attend(int64_t layer, const at::Tensor& qkv);
-  /// The same, to be given to Transformer::hidden_states or decode.
+  /// The same by way of ops::window_attention, which is how chunks go on a GPU; anywhere for tests.
+  at::Tensor attend_windowed(int64_t layer, const at::Tensor& qkv);
+  /// attend, to be given to Transformer::hidden_states or decode.
   LayerAttention attention();
   /// T tokens have passed all layers.
   void advance(int64_t tokens) { position_ += tokens; }
@@ -81,6 +83,7 @@ class KvCache {
   Rotated rotate(const Plan& plan, const at::Tensor& qkv) const;
   at::Tensor attend_one(int64_t layer, const Rotated& x);
   at::Tensor attend_chunk(int64_t layer, const Plan& plan, const Rotated& x);
+  ops::Attended attend_sinks(int64_t layer, const Plan& plan, const at::Tensor& q_sink) const;
   at::Tensor band(const Plan& plan, const at::Tensor& slots, const at::Tensor& chunk) const;
   void store(const Plan& plan, at::Tensor slots, const at::Tensor& chunk) const;
   at::Tensor widened(int64_t which, const at::Tensor& slots, int64_t used);

@@ -68,11 +68,11 @@ int64_t LoadedModel::default_cache() const {
   return trained_tokens - 1;
 }
 
-LoadedModel open_model(const fs::path& path, const std::string& dtype) {
+LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Device device) {
   const at::ScalarType type = parse_dtype(dtype);
   LoadedModel loaded;
   loaded.directory = resolve_model_directory(path);
-  loaded.model = load_model(loaded.directory, type, at::kCPU);
+  loaded.model = load_model(loaded.directory, type, device);
   const nlohmann::json config = read_json(loaded.directory / "config.json");
   if (const auto positions = config.find("max_position_embeddings");
       positions != config.end() && positions->is_number_integer())

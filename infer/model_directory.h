@@ -31,7 +31,9 @@ struct LoadedModel {
 
 /// Opens `path`: a run (its newest step), a step, or any model directory. `dtype`: "float32" or
 /// "bfloat16".
-LoadedModel open_model(const std::filesystem::path& path, const std::string& dtype);
+LoadedModel open_model(const std::filesystem::path& path,
+                       const std::string& dtype,
+                       at::Device device = at::kCPU);
 
 /// "step-00001000" when `path` itself names a step of a run, not the run or its newest step; else
 /// "".

@@ -12,17 +12,25 @@
 namespace basin {
 namespace {
 
-constexpr int64_t kChunk = 1024;               // positions that pass the layers at once
 constexpr int64_t kRecomputePositions = 8192;  // of the windows that are recomputed in one batch
-constexpr int64_t kLogits = 1 << 22;           // fp32 logits alive at once, 16 MiB
+
+// Positions that pass the layers at once: on a GPU enough to fill it.
+int64_t chunk_of(const Transformer& model) {
+  return model.device().is_cuda() ? 16384 : 1024;
+}
+
+// Rows of logits that are alive at once: on a CPU 4 M logits, which stay in its caches.
+int64_t logit_rows(const Transformer& model) {
+  const int64_t logits = int64_t{1} << (model.device().is_cuda() ? 28 : 22);
+  return std::max<int64_t>(1, logits / model.config().vocab_size);
+}
 
 }  // namespace
 
 at::Tensor token_nll(const Transformer& model,
                      const at::Tensor& hidden,
                      const at::Tensor& targets) {
-  const int64_t n = hidden.size(0),
-                rows = std::max<int64_t>(1, kLogits / model.config().vocab_size);
+  const int64_t n = hidden.size(0), rows = logit_rows(model);
   at::Tensor nll = at::empty({n}, hidden.options().dtype(at::kFloat));
   for (int64_t begin = 0; begin < n; begin += rows) {
     const int64_t count = std::min(rows, n - begin);
@@ -38,16 +46,16 @@ at::Tensor score_stream(const Transformer& model,
                         const at::Tensor& tokens,
                         Progress* progress) {
   const at::NoGradGuard no_grad;
-  const int64_t N = tokens.size(0), sinks = model.config().sink.tokens();
+  const int64_t N = tokens.size(0), sinks = model.config().sink.tokens(), chunk = chunk_of(model);
   at::Tensor nll = at::empty({std::max<int64_t>(0, N - 1)}, at::kFloat);
   if (N < 2) return nll;
   const at::Tensor stream =
       model.with_sinks(tokens.to(model.device()).unsqueeze(0));  // (1, sinks + N)
   KvCache cache(model, shape);
   const int64_t inputs = sinks + N - 1;  // the last token predicts nothing that is scored
-  for (int64_t begin = 0; begin < inputs; begin += kChunk) {
+  for (int64_t begin = 0; begin < inputs; begin += chunk) {
     check_interrupt();
-    const int64_t end = std::min(begin + kChunk, inputs);
+    const int64_t end = std::min(begin + chunk, inputs);
     const at::Tensor hidden =
         model.hidden_states(stream.narrow(1, begin, end - begin), cache.attention());
     cache.advance(end - begin);

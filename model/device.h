@@ -1,17 +1,25 @@
-// Which device a rank computes on. CUDA comes with libtorch_cuda, loaded when it is asked for; the
-// same code then runs on it.
+// Which device a process computes on.
 #pragma once
 
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <string>
 
-#include "train/config.h"
+#include "configs/fields.h"
 
 namespace basin {
 
-/// `auto` is cuda where a device and the library are there, else cpu. Throws std::runtime_error
-/// saying what is missing when cuda was asked for.
-at::Device choose_device(DeviceKind kind, int64_t local_rank);
+enum class DeviceKind { kAuto, kCpu, kCuda };
+template <>
+inline constexpr std::string_view kEnumNames<DeviceKind>[] = {"auto", "cpu", "cuda"};
+
+/// `auto` is cuda where a device and the libraries are there, else cpu. Rank n of a machine takes
+/// its n-th device. `asked_by` ("train.device", "--device") is for messages. Throws
+/// std::runtime_error saying what is missing when cuda was asked for.
+at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t local_rank = 0);
+
+/// Waits for what the device still has to do; nothing for a CPU.
+void synchronize(at::Device device);
 
 }  // namespace basin

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/kernels/kernels.h"
+#include "model/cuda.h"
+#include "model/kernels/kernel_set.h"
 
 namespace basin::ops {
 
@@ -20,7 +21,21 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 thread_local bool t_reference = false;
 
-bool fused(const at::Tensor& x) { return takes_cpu_kernel(x); }
+bool takes_cuda_kernel(const at::Tensor& x) {
+  return !t_reference && x.is_cuda() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && cuda_plugin() != nullptr;
+}
+
+bool takes_flash(const at::Tensor& x, int64_t head_size) {
+  return takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16 && head_size % 8 == 0 && head_size <= 256;
+}
+
+bool fused(const at::Tensor& x) { return takes_cpu_kernel(x) || takes_cuda_kernel(x); }
+
+// The kernels of the device that x is on.
+const kernels::KernelSet& kernels_for(const at::Tensor& x) {
+  static const kernels::KernelSet cpu = kernels::linked_kernels();
+  return x.is_cuda() ? cuda_plugin()->kernels : cpu;
+}
 
 OptionalTensor optional(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
 at::Tensor tensor(const OptionalTensor& x) { return x.value_or(at::Tensor()); }
@@ -55,7 +70,7 @@ struct FusedNorm : Function<FusedNorm> {
     at::Tensor stats = at::empty({rows, 2}, x.options().dtype(at::kFloat));
     with_element_type(x, [&](auto element) {
       using E = decltype(element);
-      kernels::norm_forward<E>(rows, D, is_rms, static_cast<float>(eps), in<E>(x), in<E>(delta), in<E>(weight), in<E>(tensor(bias)),
+      kernels_for(x).of<E>().norm_forward(rows, D, is_rms, static_cast<float>(eps), in<E>(x), in<E>(delta), in<E>(weight), in<E>(tensor(bias)),
                                delta.defined() ? out<E>(h) : nullptr, out<E>(y), out<float>(stats));
     });
     ctx->save_for_backward({h, weight, stats});
@@ -79,7 +94,7 @@ struct FusedNorm : Function<FusedNorm> {
     at::Tensor dweight = at::empty({D}, stats.options()), dbias = has_bias ? at::empty({D}, stats.options()) : at::Tensor();
     with_element_type(h, [&](auto element) {
       using E = decltype(element);
-      kernels::norm_backward<E>(rows, D, ctx->saved_data["is_rms"].toBool(), in<E>(h), in<E>(weight), in<float>(stats), in<E>(dy), in<E>(dh),
+      kernels_for(h).of<E>().norm_backward(rows, D, ctx->saved_data["is_rms"].toBool(), in<E>(h), in<E>(weight), in<float>(stats), in<E>(dy), in<E>(dh),
                                 out<E>(dx), out<float>(dweight), out<float>(dbias));
     });
     return {dx, has_delta ? dx : at::Tensor(), dweight.to(weight.scalar_type()), has_bias ? dbias.to(weight.scalar_type()) : dbias,
@@ -126,6 +141,55 @@ struct FusedAttention : Function<FusedAttention> {
   }
 };
 
+// On a GPU in bf16: LibTorch's flash attention between our rotation and our sink. Exact gradients: flash attention's backward takes the sink
+// with the softmax's denominator, which already counts it.
+struct FlashAttention : Function<FlashAttention> {
+  // Queries, keys and values as flash attention wants them, (B, T, heads, K).
+  struct Heads {
+    at::Tensor q, k, v;
+  };
+  static Heads heads_of(const at::Tensor& qkv, const at::Tensor& qk, const kernels::AttentionShape& s) {
+    return {qk.narrow(2, 0, s.H), qk.narrow(2, s.H, s.G), qkv.view({s.B, s.T, s.H + 2 * s.G, s.K}).narrow(2, s.H + s.G, s.G)};
+  }
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_in, int64_t H, int64_t G, int64_t K, const OptionalTensor& cos_in,
+                            const OptionalTensor& sin_in, const OptionalTensor& sink_logit) {
+    const at::Tensor qkv = qkv_in.contiguous(), cos = to_float(tensor(cos_in)), sin = to_float(tensor(sin_in)), logit = to_float(tensor(sink_logit));
+    const kernels::AttentionShape shape = FusedAttention::shape_of(qkv, {H, G, K}, cos);
+    const at::Tensor qk = at::empty({shape.B, shape.T, H + G, K}, qkv.options());
+    cuda_plugin()->rotary_split(shape, in<kernels::Bf16>(qkv), in<float>(cos), in<float>(sin), out<kernels::Bf16>(qk));
+    const Heads heads = heads_of(qkv, qk, shape);
+    const auto [y, lse, rng_state, unused, mask] =
+        at::_flash_attention_forward(heads.q, heads.k, heads.v, std::nullopt, std::nullopt, shape.T, shape.T, 0.0, /*is_causal=*/true, false);
+    TORCH_CHECK(y.is_contiguous() && lse.is_contiguous(), "flash attention has changed the layout of its results");
+    if (logit.defined()) cuda_plugin()->fold_sink(shape, in<float>(logit), out<kernels::Bf16>(y), out<float>(lse));
+    ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, rng_state, unused});
+    ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
+    if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
+    return y.view({shape.B, shape.T, H * K});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &qk = saved[1], &cos = saved[2], &sin = saved[3], &logit = saved[4], &y = saved[5], &lse = saved[6];
+    const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
+    const kernels::AttentionShape shape = FusedAttention::shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
+    const Heads x = heads_of(qkv, qk, shape);
+    const at::Tensor dy = grads[0].contiguous().view_as(y), none;
+    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, x.q, x.k, x.v, y, lse, none, none, shape.T, shape.T, 0.0, /*is_causal=*/true, saved[7], saved[8]);
+    const at::Tensor dqkv = at::empty_like(qkv), q = dq.contiguous(), k = dk.contiguous(), v = dv.contiguous();
+    using kernels::Bf16;
+    cuda_plugin()->rotary_merge(shape, {in<Bf16>(q), in<Bf16>(k), in<Bf16>(v)}, in<float>(cos), in<float>(sin), out<Bf16>(dqkv));
+    at::Tensor dlogit;
+    if (logit.defined()) {
+      dlogit = at::empty_like(logit);
+      cuda_plugin()->sink_logit_gradient(shape, {in<float>(logit), in<Bf16>(y), in<float>(lse), in<Bf16>(dy)}, out<float>(dlogit));
+      dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
+    }
+    return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};
+  }
+};
+
 struct FusedSwiglu : Function<FusedSwiglu> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up_in) {
     const at::Tensor gate_up = gate_up_in.contiguous();
@@ -134,7 +198,7 @@ struct FusedSwiglu : Function<FusedSwiglu> {
     at::Tensor y = at::empty(sizes, gate_up.options());
     with_element_type(y, [&](auto element) {
       using E = decltype(element);
-      kernels::swiglu_forward<E>(y.numel() / F, F, in<E>(gate_up), out<E>(y));
+      kernels_for(y).of<E>().swiglu_forward(y.numel() / F, F, in<E>(gate_up), out<E>(y));
     });
     ctx->save_for_backward({gate_up});
     return y;
@@ -146,7 +210,7 @@ struct FusedSwiglu : Function<FusedSwiglu> {
     const int64_t F = dy.size(-1);
     with_element_type(dy, [&](auto element) {
       using E = decltype(element);
-      kernels::swiglu_backward<E>(dy.numel() / F, F, in<E>(gate_up), in<E>(dy), out<E>(dgate_up));
+      kernels_for(dy).of<E>().swiglu_backward(dy.numel() / F, F, in<E>(gate_up), in<E>(dy), out<E>(dgate_up));
     });
     return {dgate_up};
   }
@@ -158,7 +222,7 @@ struct FusedGelu : Function<FusedGelu> {
     at::Tensor y = at::empty_like(x);
     with_element_type(x, [&](auto element) {
       using E = decltype(element);
-      kernels::gelu_forward<E>(x.numel(), in<E>(x), out<E>(y));
+      kernels_for(x).of<E>().gelu_forward(x.numel(), in<E>(x), out<E>(y));
     });
     ctx->save_for_backward({x});
     return y;
@@ -169,7 +233,7 @@ struct FusedGelu : Function<FusedGelu> {
     at::Tensor dx = at::empty_like(x);
     with_element_type(x, [&](auto element) {
       using E = decltype(element);
-      kernels::gelu_backward<E>(x.numel(), in<E>(x), in<E>(dy), out<E>(dx));
+      kernels_for(x).of<E>().gelu_backward(x.numel(), in<E>(x), in<E>(dy), out<E>(dx));
     });
     return {dx};
   }
@@ -177,7 +241,10 @@ struct FusedGelu : Function<FusedGelu> {
 
 // Rows of logits that exist at once: about 4 M of them, so that they stay in the outer cache, but at least 1024 rows, since each chunk adds its
 // gradient to all of the head's.
-int64_t loss_chunk_rows(int64_t rows, int64_t V) { return std::min(rows, std::clamp<int64_t>((4 << 20) / V, 1024, 4096)); }
+int64_t loss_chunk_rows(const at::Tensor& hidden, int64_t V) {
+  constexpr int64_t kOnGpu = 8192;   // its caches are too small to matter, its matrix products like many rows
+  return std::min(hidden.size(0), hidden.is_cuda() ? kOnGpu : std::clamp<int64_t>((4 << 20) / V, 1024, 4096));
+}
 
 at::ScalarType sums_in(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -186,7 +253,7 @@ void cross_entropy_in_place(at::Tensor& logits, const at::Tensor& targets, doubl
   if (fused(logits)) {
     with_element_type(logits, [&](auto element) {
       using E = decltype(element);
-      kernels::cross_entropy_in_place<E>(logits.size(0), logits.size(1), out<E>(logits), in<int64_t>(targets), static_cast<float>(scale), out<float>(nll));
+      kernels_for(logits).of<E>().cross_entropy_in_place(logits.size(0), logits.size(1), out<E>(logits), in<int64_t>(targets), static_cast<float>(scale), out<float>(nll));
     });
     return;
   }
@@ -200,7 +267,7 @@ void cross_entropy_in_place(at::Tensor& logits, const at::Tensor& targets, doubl
 struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_in, const at::Tensor& weight, const at::Tensor& targets_in, bool with_gradient) {
     const at::Tensor hidden = hidden_in.contiguous(), targets = targets_in.contiguous();
-    const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(N, V);
+    const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(hidden, V);
     at::Tensor nll = at::empty({N}, hidden.options().dtype(sums_in(hidden)));
     at::Tensor dhidden, dweight;
     if (with_gradient) dhidden = at::empty_like(hidden);
@@ -232,9 +299,10 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const double scale = grads[0].item<double>();
-    if (scale == 1) return {saved[0], saved[1], at::Tensor(), at::Tensor()};
-    return {saved[0] * scale, saved[1] * scale, at::Tensor(), at::Tensor()};
+    const at::Tensor& scale = grads[0];
+    if (scale.is_cpu() && scale.item<double>() == 1) return {saved[0], saved[1], at::Tensor(), at::Tensor()};
+    const auto scaled = [&](const at::Tensor& x) { return x * scale.to(x.scalar_type()); };   // on a GPU nobody waits for the number
+    return {scaled(saved[0]), scaled(saved[1]), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -250,7 +318,7 @@ struct FusedEmbedding : Function<FusedEmbedding> {
     at::Tensor dweight = at::zeros(weight.sizes(), weight.options().dtype(at::kFloat));
     with_element_type(dy, [&](auto element) {
       using E = decltype(element);
-      kernels::embedding_backward<E>(ids.numel(), weight.size(1), in<int64_t>(ids), in<E>(dy), out<float>(dweight));
+      kernels_for(dy).of<E>().embedding_backward(ids.numel(), weight.size(1), in<int64_t>(ids), in<E>(dy), out<float>(dweight));
     });
     return {at::Tensor(), dweight.to(weight.scalar_type())};
   }
@@ -277,8 +345,19 @@ std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor
 }
 
 at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
-  if (!fused(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
+  if (takes_flash(qkv, shape.head_size)) return FlashAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
+  if (!takes_cpu_kernel(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
   return FusedAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
+}
+
+bool has_window_attention(const at::Tensor& x, int64_t head_size) { return takes_flash(x, head_size); }
+
+Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent) {
+  if (!takes_flash(q, q.size(2))) return reference::window_attention(q, k, v, recent);
+  const auto [out, lse, rng_state, unused, mask] =
+      at::_flash_attention_forward(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), std::nullopt, std::nullopt, q.size(0), k.size(0), 0.0,
+                                   /*is_causal=*/true, false, /*scale=*/1.0, /*window_size_left=*/recent, /*window_size_right=*/0);
+  return {out.squeeze(0), lse.squeeze(0)};
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up) { return fused(gate_up) ? FusedSwiglu::apply(gate_up) : reference::swiglu(gate_up); }
@@ -297,7 +376,7 @@ at::Tensor token_cross_entropy(const at::Tensor& logits_in, const at::Tensor& ta
   at::Tensor nll = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
   with_element_type(logits, [&](auto element) {
     using E = decltype(element);
-    kernels::cross_entropy<E>(logits.size(0), logits.size(1), in<E>(logits), in<int64_t>(targets), out<float>(nll));
+    kernels_for(logits).of<E>().cross_entropy(logits.size(0), logits.size(1), in<E>(logits), in<int64_t>(targets), out<float>(nll));
   });
   return nll;
 }
@@ -316,7 +395,12 @@ void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tenso
       static_cast<float>(a.lr),         static_cast<float>(a.beta1),        static_cast<float>(a.beta2),
       static_cast<float>(a.eps),        static_cast<float>(a.weight_decay), static_cast<float>(a.grad_scale),
       static_cast<float>(1 - std::pow(a.beta1, steps)), static_cast<float>(1 - std::pow(a.beta2, steps))};
-  kernels::adamw(step, master.numel(), in<float>(grad), out<float>(master), out<float>(m), out<float>(v), out<kernels::Bf16>(published));
+  kernels_for(master).adamw(step, master.numel(), in<float>(grad), out<float>(master), out<float>(m), out<float>(v), out<kernels::Bf16>(published));
+}
+
+double sum_of_squares(const at::Tensor& x) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_contiguous(), "the sum of squares is of contiguous fp32");
+  return fused(x) ? kernels_for(x).sum_of_squares(x.numel(), in<float>(x)) : reference::sum_of_squares(x);
 }
 
 }  // namespace basin::ops

@@ -1,5 +1,5 @@
 // The arithmetic that matters for speed. Each op has one signature; `ops::reference` holds the plain LibTorch version of the same name,
-// which the tests compare against and which runs wherever no fused kernel applies (fp64, CUDA, odd layouts). All ops are differentiable.
+// which the tests compare against and which runs wherever no fused kernel applies (fp64, a build without CUDA kernels, odd layouts). All ops are differentiable.
 // Legend: B batch, T positions, D hidden size, H query heads, G key/value heads, K head size, F MLP width, V vocabulary.
 #pragma once
 
@@ -42,6 +42,17 @@ std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor
 /// Query head h reads key/value head h / (H/G).
 at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit);
 
+/// What a softmax over some of the keys came to: results over disjoint sets of keys can be merged.
+struct Attended {
+  at::Tensor out;   // (n, H, K)
+  at::Tensor lse;   // fp32 (H, n), natural log of the softmax's denominator
+};
+/// The newest n tokens of a stream against a band of it: q (n, H, K), rotated and scaled, k and v (m, G, K) with m >= n. Query i is token
+/// m - n + i of the band and sees itself and the `recent` tokens before it. No gradient.
+Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent);
+/// Whether window_attention is more than its reference here: bf16 on a GPU with Basin's kernels.
+bool has_window_attention(const at::Tensor& x, int64_t head_size);
+
 /// gate_up (..., 2F), gate first -> silu(gate) * up (..., F).
 at::Tensor swiglu(const at::Tensor& gate_up);
 
@@ -69,16 +80,21 @@ struct AdamW {
 /// `published` is the compute copy, bf16 or undefined (fp32 training uses `master` itself).
 void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published);
 
+/// Of contiguous fp32, summed in fp64; non-finite when any element is. Waits for the device.
+double sum_of_squares(const at::Tensor& x);
+
 namespace reference {
 at::Tensor norm(const at::Tensor& x, const Norm& n);
 std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& n);
 at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit);
+Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent);
 at::Tensor swiglu(const at::Tensor& gate_up);
 at::Tensor gelu(const at::Tensor& x);
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);
 at::Tensor token_cross_entropy(const at::Tensor& logits, const at::Tensor& targets);
 at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight);
 void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tensor& m, at::Tensor& v, at::Tensor& published);
+double sum_of_squares(const at::Tensor& x);
 }  // namespace reference
 
 /// Whether ops on x take a fused CPU kernel here: fp32 or bf16 on the CPU, and no ReferenceGuard alive.

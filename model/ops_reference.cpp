@@ -47,6 +47,17 @@ at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary
   return at::matmul(scores_BHTT, v_BHTK).transpose(1, 2).reshape({B, T, H * K}).to(qkv.scalar_type());
 }
 
+Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent) {
+  const int64_t n = q.size(0), m = k.size(0), H = q.size(1), G = k.size(1);
+  const at::Tensor q_HnK = to_math(q).transpose(0, 1), k_HmK = to_math(k).transpose(0, 1).repeat_interleave(H / G, 0),
+                   v_HmK = to_math(v).transpose(0, 1).repeat_interleave(H / G, 0);
+  const at::TensorOptions options = at::TensorOptions(at::kLong).device(q.device());
+  const at::Tensor distance = at::arange(m - n, m, options).unsqueeze(1) - at::arange(m, options).unsqueeze(0);   // (n, m)
+  const at::Tensor unseen = distance.lt(0).logical_or(distance.gt(recent));
+  const at::Tensor scores_Hnm = at::matmul(q_HnK, k_HmK.transpose(1, 2)).masked_fill(unseen, -std::numeric_limits<double>::infinity());
+  return {at::matmul(scores_Hnm.softmax(-1), v_HmK).transpose(0, 1).to(q.scalar_type()), scores_Hnm.logsumexp(-1)};
+}
+
 at::Tensor swiglu(const at::Tensor& gate_up) {
   const int64_t F = gate_up.size(-1) / 2;
   const at::Tensor gate = to_math(gate_up.narrow(-1, 0, F)), up = to_math(gate_up.narrow(-1, F, F));
@@ -75,5 +86,7 @@ void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tenso
   master.mul_(1 - a.lr * a.weight_decay).addcdiv_(m / correction1, (v / correction2).sqrt().add_(a.eps), -a.lr);
   if (published.defined()) published.copy_(master);
 }
+
+double sum_of_squares(const at::Tensor& x) { return x.to(at::kDouble).square().sum().item<double>(); }
 
 }  // namespace basin::ops::reference

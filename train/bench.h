@@ -3,6 +3,7 @@
 // as a table for people.
 #pragma once
 
+#include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -32,21 +33,23 @@ struct Timing {
   double most() const { return seconds.back(); }
 };
 
-/// Calls `run` warmup + repetitions times. Throws Interrupted.
-Timing time_runs(const BenchOptions& options, const std::function<void()>& run);
+/// Calls `run` warmup + repetitions times; a run ends when the device is done. Throws Interrupted.
+Timing time_runs(const BenchOptions& options, at::Device device, const std::function<void()>& run);
 
 /// `work` units a run as median, lowest and highest rate, under `name`, `name`_low and `name`_high.
 void add_rate(BenchRow& row, const std::string& name, double work, const Timing& timing);
 
 /// Floating-point operations a second of LibTorch's matrix product, the best of squares of 1024,
 /// 2048 and 4096 on all threads.
-double measure_gemm_flops(at::ScalarType dtype);
-/// Bytes a second that all threads together read from memory.
-double measure_read_bandwidth();
-/// Highest resident memory of the process since reset_peak_memory, in bytes; 0 where /proc does not
-/// say.
-int64_t peak_memory_bytes();
-void reset_peak_memory();
+double measure_gemm_flops(at::ScalarType dtype, at::Device device);
+/// Bytes a second that all threads of the CPU together, or the GPU, read from memory.
+double measure_read_bandwidth(at::Device device);
+/// Bf16 FLOP/s without sparsity that the data sheet of the GPU promises; 0 where it is not known.
+double datasheet_flops(at::Device device);
+/// Highest resident memory of the process since reset_peak_memory, or of the GPU what LibTorch's
+/// allocator held at most, in bytes; 0 where nobody says.
+int64_t peak_memory_bytes(at::Device device);
+void reset_peak_memory(at::Device device);
 /// Pages that the system has given to the process so far.
 int64_t page_faults();
 
@@ -65,6 +68,7 @@ struct InferBench {
   std::string subject;
   std::vector<std::string> overrides = {};  // of a run file
   std::string dtype = "float32";            // float32, bfloat16 or q8_0
+  std::string device = "auto";              // auto, cpu or cuda
   std::vector<int64_t> caches = {1024};
   int64_t sinks = 1;
   int64_t tokens = 512;  // of the prompt, of the text, or decoded in one timed run

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "configs/files.h"
+#include "infer/command_options.h"
 #include "train/bench.h"
 #include "train/commands.h"
 
@@ -70,6 +71,7 @@ CLI::App* add_infer_bench(CLI::App* bench,
                    "weights: float32, bfloat16, or q8_0 (8 bits; prompts run in bfloat16)")
       ->capture_default_str()
       ->check(CLI::IsMember({"float32", "bfloat16", "q8_0"}));
+  add_device_option(*verb, a->infer.device);
   verb->add_option("--cache",
                    a->infer.caches,
                    "entries of the cache, sinks included; several give a table: 256,1024,4096")

@@ -13,6 +13,8 @@
 #include <memory>
 #include <stdexcept>
 
+#include "infer/command_options.h"
+#include "infer/cuda_decoder.h"
 #include "infer/decoder.h"
 #include "infer/kv_cache.h"
 #include "infer/model_directory.h"
@@ -30,6 +32,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kChunk = 1024;  // positions that pass the layers at once, as in the verbs
 
 std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
+  const at::Device device = device_of_option(bench.device);
   const std::string dtype = bench.dtype == "float32" ? "float32" : "bfloat16";
   const bool is_run_file = bench.subject.ends_with(".yaml") || bench.subject.ends_with(".yml");
   std::unique_ptr<Transformer> model;
@@ -40,7 +43,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
           fmt::format("{}: model.vocab_size is 0: add --set model.vocab_size=32000 or the like",
                       bench.subject));
     model = std::make_unique<Transformer>(
-        config.model, dtype == "float32" ? at::kFloat : at::kBFloat16, at::kCPU);
+        config.model, dtype == "float32" ? at::kFloat : at::kBFloat16, device);
     model->initialize(1);
     if (!bench.save.empty()) {
       std::filesystem::create_directories(bench.save);
@@ -51,7 +54,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
       throw std::invalid_argument(fmt::format(
           "--set and --save are for run files (.yaml); {} is taken as a model directory",
           bench.subject));
-    model = std::move(open_model(bench.subject, dtype).model);
+    model = std::move(open_model(bench.subject, dtype, device).model);
   }
   if (bench.dtype == "q8_0") round_to_q8(*model);
   return model;
@@ -60,7 +63,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
 // int64 (n), always the same; no reserved ids.
 at::Tensor random_text(const Transformer& model, int64_t n) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
-  return at::randint(6, model.config().vocab_size, {n}, generator, at::kLong);
+  return at::randint(6, model.config().vocab_size, {n}, generator, at::kLong).to(model.device());
 }
 
 BenchRow describe(const char* what, const InferBench& bench, const Transformer& model) {
@@ -69,6 +72,7 @@ BenchRow describe(const char* what, const InferBench& bench, const Transformer& 
   row["model"] = bench.subject;
   row["parameters"] = count_parameters(model.config());
   row["weights"] = bench.dtype;
+  row["device"] = model.device().str();
   row["threads"] = at::get_num_threads();
   return row;
 }
@@ -94,6 +98,75 @@ int64_t stream_through(const Transformer& model,
   return logits.argmax(-1).item<int64_t>();
 }
 
+// Several streams, each fed its own likeliest next token.
+class GreedyDecoding {
+ public:
+  virtual ~GreedyDecoding() = default;
+  /// ids[n], the next token of stream n, becomes what follows it.
+  virtual void step(std::vector<int64_t>& ids) = 0;
+  virtual int64_t weight_bytes() const = 0;
+};
+
+class CpuGreedyDecoding : public GreedyDecoding {
+ public:
+  CpuGreedyDecoding(const Transformer& model, std::vector<KvCache*> caches, DecodeWeights weights)
+      : decoder_(model, weights), caches_(std::move(caches)), V_(model.config().vocab_size) {}
+  void step(std::vector<int64_t>& ids) override {
+    const std::span<const float> logits = decoder_.step(ids, caches_);
+    for (size_t n = 0; n < ids.size(); ++n) {
+      const float* of_stream = logits.data() + static_cast<int64_t>(n) * V_;
+      ids[n] = std::max_element(of_stream, of_stream + V_) - of_stream;
+    }
+  }
+  int64_t weight_bytes() const override { return decoder_.weight_bytes(); }
+
+ private:
+  Decoder decoder_;
+  std::vector<KvCache*> caches_;
+  int64_t V_;
+};
+
+// A step ends when the host has read the token, as it must to show it.
+class CudaGreedyDecoding : public GreedyDecoding {
+ public:
+  CudaGreedyDecoding(const Transformer& model, std::vector<KvCache*> caches, DecodeWeights weights)
+      : decoder_(model, std::move(caches), weights) {}
+  void step(std::vector<int64_t>& ids) override {
+    const at::Tensor next = decoder_.greedy(ids, 1);
+    for (size_t n = 0; n < ids.size(); ++n)
+      ids[n] = next[static_cast<int64_t>(n)][0].item<int64_t>();
+  }
+  int64_t weight_bytes() const override { return decoder_.weight_bytes(); }
+
+ private:
+  CudaDecoder decoder_;
+};
+
+std::unique_ptr<GreedyDecoding> greedy_decoding(const Transformer& model,
+                                                std::vector<KvCache>& streams,
+                                                DecodeWeights weights) {
+  std::vector<KvCache*> caches;
+  for (KvCache& cache : streams) caches.push_back(&cache);
+  if (CudaDecoder::supports(model))
+    return std::make_unique<CudaGreedyDecoding>(model, std::move(caches), weights);
+  return std::make_unique<CpuGreedyDecoding>(model, std::move(caches), weights);
+}
+
+// The sliding window with recomputation beside a step.
+void add_recompute(BenchRow& row,
+                   const Transformer& model,
+                   int64_t entries,
+                   const at::Tensor& text,
+                   const BenchOptions& options) {
+  const Timing once = time_runs(
+      {.warmup = 1, .repetitions = std::min<int64_t>(3, options.repetitions)}, model.device(), [&] {
+        score_recompute(model, entries, text, at::full({1}, entries + 1, at::kLong));
+      });
+  row["recompute_ms"] = 1e3 * once.median();
+  row["recompute_over_step"] = 1e3 * once.median() / row["ms_per_step"].get<double>();
+  row["recompute_tokens_per_second"] = static_cast<double>(entries + 1) / once.median();
+}
+
 }  // namespace
 
 std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions& options) {
@@ -107,13 +180,13 @@ std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions&
     row["cache"] = entries;
     KvCache cache(*model, cache_of(bench, *model, entries));
     int64_t next = 0;
-    const Timing timing = time_runs(options, [&] {
+    const Timing timing = time_runs(options, model->device(), [&] {
       cache.clear();
       next = stream_through(*model, cache, text, bench.tokens);
     });
     add_rate(row, "tokens_per_second", static_cast<double>(bench.tokens), timing);
     row["next_token"] = next;
-    row["peak_memory_bytes"] = peak_memory_bytes();
+    row["peak_memory_bytes"] = peak_memory_bytes(model->device());
     rows.push_back(std::move(row));
   }
   return rows;
@@ -122,37 +195,33 @@ std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions&
 std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& options) {
   const c10::NoGradGuard no_grad;
   const std::unique_ptr<Transformer> model = open_subject(bench);
-  Decoder decoder(*model, bench.dtype == "q8_0" ? DecodeWeights::kQ8 : DecodeWeights::kModel);
   const at::Tensor text = random_text(*model, 8192);
   std::vector<BenchRow> rows;
   for (const int64_t entries : bench.caches) {
-    const CacheShape shape = cache_of(bench, *model, entries);
     BenchRow row = describe("decode", bench, *model);
     row["cache"] = entries;
     row["streams"] = bench.streams;
     std::vector<KvCache> streams;
-    for (int64_t n = 0; n < bench.streams; ++n) streams.emplace_back(*model, shape);
-    std::vector<KvCache*> caches;
+    for (int64_t n = 0; n < bench.streams; ++n)
+      streams.emplace_back(*model, cache_of(bench, *model, entries));
     std::vector<int64_t> ids;
-    for (KvCache& cache : streams) {
+    for (KvCache& cache : streams)
       ids.push_back(
           stream_through(*model, cache, text, bench.position > 0 ? bench.position : entries));
-      caches.push_back(&cache);
-    }
     row["position"] = streams[0].position();
-    const int64_t V = model->config().vocab_size;
+    const DecodeWeights weights =
+        bench.dtype == "q8_0" ? DecodeWeights::kQ8 : DecodeWeights::kModel;
+    const std::unique_ptr<GreedyDecoding> decoding = greedy_decoding(*model, streams, weights);
+    reset_peak_memory(model->device());
+
     std::vector<int64_t> tokens;
     std::vector<double> latencies;  // seconds of every step, warm-up left out
     int64_t run = 0;
-    const Timing timing = time_runs(options, [&] {
+    const Timing timing = time_runs(options, model->device(), [&] {
       const bool counts = ++run > options.warmup;
       for (int64_t i = 0; i < bench.tokens; ++i) {
         const Clock::time_point began = Clock::now();
-        const std::span<const float> logits = decoder.step(ids, caches);
-        for (size_t n = 0; n < ids.size(); ++n) {
-          const float* of_stream = logits.data() + static_cast<int64_t>(n) * V;
-          ids[n] = std::max_element(of_stream, of_stream + V) - of_stream;
-        }
+        decoding->step(ids);
         if (counts)
           latencies.push_back(std::chrono::duration<double>(Clock::now() - began).count());
         if (tokens.size() < 16) tokens.push_back(ids[0]);
@@ -168,24 +237,17 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     // What the last step read: all weights, and the cache as far as it is filled.
     const double filled =
         static_cast<double>(streams[0].contents().size()) / static_cast<double>(streams[0].slots());
-    const double bytes = static_cast<double>(decoder.weight_bytes()) +
+    const double bytes = static_cast<double>(decoding->weight_bytes()) +
                          static_cast<double>(bench.streams * streams[0].bytes()) * filled;
     row["bytes_per_step"] = bytes;
     row["bytes_per_second"] = bytes * steps / timing.median();
-    if (bench.recompute) {
-      const Timing once = time_runs(
-          {.warmup = 1, .repetitions = std::min<int64_t>(3, options.repetitions)},
-          [&] { score_recompute(*model, entries, text, at::full({1}, entries + 1, at::kLong)); });
-      row["recompute_ms"] = 1e3 * once.median();
-      row["recompute_over_step"] = once.median() / (timing.median() / steps);
-      row["recompute_tokens_per_second"] = static_cast<double>(entries + 1) / once.median();
-    }
-    row["peak_memory_bytes"] = peak_memory_bytes();
+    if (bench.recompute) add_recompute(row, *model, entries, text, options);
+    row["peak_memory_bytes"] = peak_memory_bytes(model->device());
     row["first_tokens"] = tokens;
     rows.push_back(std::move(row));
   }
   if (options.peaks) {  // last: its memory is not that of a step
-    const double bandwidth = measure_read_bandwidth();
+    const double bandwidth = measure_read_bandwidth(model->device());
     for (BenchRow& row : rows) {
       row["read_bandwidth"] = bandwidth;
       row["share_of_bandwidth"] = row["bytes_per_second"].get<double>() / bandwidth;
@@ -203,13 +265,14 @@ std::vector<BenchRow> bench_stream(const InferBench& bench, const BenchOptions& 
     row["tokens"] = bench.tokens;
     row["cache"] = entries;
     at::Tensor nll;
-    reset_peak_memory();
-    const Timing timing = time_runs(
-        options, [&] { nll = score_stream(*model, cache_of(bench, *model, entries), text); });
+    reset_peak_memory(model->device());
+    const Timing timing = time_runs(options, model->device(), [&] {
+      nll = score_stream(*model, cache_of(bench, *model, entries), text);
+    });
     add_rate(row, "tokens_per_second", static_cast<double>(bench.tokens), timing);
     row["us_per_token"] = 1e6 * timing.median() / static_cast<double>(bench.tokens);
     row["nll"] = nll.mean(at::kDouble).item<double>();
-    row["peak_memory_bytes"] = peak_memory_bytes();
+    row["peak_memory_bytes"] = peak_memory_bytes(model->device());
     rows.push_back(std::move(row));
   }
   return rows;

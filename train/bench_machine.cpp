@@ -10,14 +10,17 @@
 #include <string>
 
 #include "configs/signals.h"
+#include "model/cuda.h"
+#include "model/device.h"
 #include "train/bench.h"
 
 namespace basin {
 namespace {
 
-double seconds_of(const std::function<void()>& run) {
+double seconds_of(at::Device device, const std::function<void()>& run) {
   const auto start = std::chrono::steady_clock::now();
   run();
+  synchronize(device);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -28,11 +31,12 @@ double Timing::median() const {
   return n % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
 }
 
-Timing time_runs(const BenchOptions& options, const std::function<void()>& run) {
+Timing time_runs(const BenchOptions& options, at::Device device, const std::function<void()>& run) {
   Timing timing;
+  synchronize(device);
   for (int64_t i = 0; i < options.warmup + options.repetitions; ++i) {
     check_interrupt();
-    const double seconds = seconds_of(run);
+    const double seconds = seconds_of(device, run);
     if (i >= options.warmup) timing.seconds.push_back(seconds);
   }
   std::sort(timing.seconds.begin(), timing.seconds.end());
@@ -45,30 +49,49 @@ void add_rate(BenchRow& row, const std::string& name, double work, const Timing&
   row[name + "_high"] = work / timing.least();
 }
 
-double measure_gemm_flops(at::ScalarType dtype) {
+double measure_gemm_flops(at::ScalarType dtype, at::Device device) {
   double best = 0;
-  for (const int64_t n : {1024, 2048, 4096}) {
-    const at::Tensor a = at::randn({n, n}).to(dtype), b = at::randn({n, n}).to(dtype);
+  for (const int64_t n : {1024, 2048, device.is_cuda() ? 8192 : 4096}) {
+    const at::TensorOptions options = at::TensorOptions(dtype).device(device);
+    const at::Tensor a = at::randn({n, n}, options), b = at::randn({n, n}, options);
     at::Tensor c = at::empty({n, n}, a.options());
     const double work =
         2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
     at::mm_out(c, a, b);
+    synchronize(device);
     for (int i = 0; i < 3; ++i)
-      best = std::max(best, work / seconds_of([&] { at::mm_out(c, a, b); }));
+      best = std::max(best, work / seconds_of(device, [&] { at::mm_out(c, a, b); }));
     check_interrupt();
   }
   return best;
 }
 
+namespace {
+
 // A sum over far more memory than any cache holds.
-double measure_read_bandwidth() {
+double measure_gpu_bandwidth(at::Device device) {
+  const at::Tensor memory =
+      at::ones({int64_t{1} << 30}, at::TensorOptions(at::kFloat).device(device));
+  double best = 0;
+  for (int repetition = 0; repetition < 5; ++repetition) {
+    synchronize(device);
+    const double seconds = seconds_of(device, [&] { memory.sum(); });
+    best = std::max(best, static_cast<double>(memory.nbytes()) / seconds);
+  }
+  return best;
+}
+
+}  // namespace
+
+double measure_read_bandwidth(at::Device device) {
+  if (device.is_cuda()) return measure_gpu_bandwidth(device);
   constexpr int64_t kWords = int64_t{1} << 26;  // 512 MiB
   const at::Tensor memory = at::ones({kWords}, at::kLong);
   const int64_t* words = memory.const_data_ptr<int64_t>();
   double best = 0;
   for (int repetition = 0; repetition < 5; ++repetition) {
     int64_t sum = 0;
-    const double seconds = seconds_of([&] {
+    const double seconds = seconds_of(device, [&] {
 #pragma omp parallel for reduction(+ : sum) schedule(static)
       for (int64_t i = 0; i < kWords; ++i) sum += words[i];
     });
@@ -78,7 +101,19 @@ double measure_read_bandwidth() {
   return best;
 }
 
-int64_t peak_memory_bytes() {
+// NVIDIA's data sheets: dense bf16 tensor cores, SXM modules.
+double datasheet_flops(at::Device device) {
+  if (!device.is_cuda() || cuda_plugin() == nullptr) return 0;
+  const std::string name = cuda_plugin()->device_name();
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("H100") || has("H200") || has("H800") || has("GH200")) return 989e12;
+  if (has("A100") || has("A800")) return 312e12;
+  if (has("B200") || has("GB200")) return 2250e12;
+  return 0;
+}
+
+int64_t peak_memory_bytes(at::Device device) {
+  if (device.is_cuda()) return cuda_plugin() ? cuda_plugin()->peak_memory_bytes() : 0;
   std::ifstream file("/proc/self/status");
   for (std::string word; file >> word;)
     if (int64_t kib = 0; word == "VmHWM:" && file >> kib) return 1024 * kib;
@@ -91,7 +126,8 @@ int64_t page_faults() {
   return usage.ru_minflt + usage.ru_majflt;
 }
 
-void reset_peak_memory() {
+void reset_peak_memory(at::Device device) {
+  if (device.is_cuda() && cuda_plugin()) cuda_plugin()->reset_peak_memory();
   std::ofstream("/proc/self/clear_refs") << 5;  // proc(5): resets the peak resident set size
 }
 

@@ -26,7 +26,7 @@ std::vector<BenchRow> bench_prepare(const PrepareBench& bench, const BenchOption
   for (const int threads : {1, at::get_num_threads()}) {
     if (!rows.empty() && threads == 1) break;
     std::atomic<int64_t> tokens = 0;
-    const Timing timing = time_runs(options, [&] {
+    const Timing timing = time_runs(options, at::kCPU, [&] {
       std::atomic<size_t> next = 0;
       tokens = 0;
       const auto work = [&] {

@@ -17,9 +17,9 @@
 #include "model/checkpoint.h"
 #include "model/cost.h"
 #include "model/cpu_allocator.h"
+#include "model/device.h"
 #include "train/bench.h"
 #include "train/config.h"
-#include "train/device.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
@@ -110,7 +110,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   config.train.steps = std::max(config.train.steps, batches);
 
   const std::unique_ptr<Comm> comm = make_single_comm();
-  const at::Device device = choose_device(config.train.device, 0);
+  const at::Device device = choose_device(config.train.device, "train.device");
   BenchRow row;
   row["benchmark"] = "train";
   row["config"] = bench.config_path;
@@ -121,7 +121,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   row["threads"] = at::get_num_threads();
   row["global_batch"] = B;
   row["sequence_length"] = T;
-  reset_peak_memory();
+  reset_peak_memory(device);
   Trainer trainer(config, *comm, device);
   row["micro_batch"] = trainer.micro_batch();
   if (!bench.save.empty()) {
@@ -130,7 +130,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   }
   std::vector<double> losses;
   int64_t faults = 0, requests = 0;  // of the last run: a steady step asks for no memory
-  const Timing timing = time_runs(options, [&] {
+  const Timing timing = time_runs(options, device, [&] {
     faults = -page_faults();
     requests = -cpu_memory().requests;
     for (int64_t i = 0; i < bench.steps; ++i) losses.push_back(trainer.train_step().loss);
@@ -140,19 +140,20 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   const double tokens = static_cast<double>(bench.steps * B * T);
   add_rate(row, "tokens_per_second", tokens, timing);
   row["ms_per_step"] = 1e3 * timing.median() / static_cast<double>(bench.steps);
-  row["peak_memory_bytes"] = peak_memory_bytes();
+  row["peak_memory_bytes"] = peak_memory_bytes(device);
   row["max_allocated_bytes"] = cpu_memory().max_allocated_bytes;
   row["allocations_per_step"] = static_cast<double>(requests) / static_cast<double>(bench.steps);
   row["page_faults_per_step"] = static_cast<double>(faults) / static_cast<double>(bench.steps);
   const double flops = train_flops_per_token(config.model, T) * tokens / timing.median();
   row["model_flops_per_second"] = flops;
-  if (options.peaks && device.is_cpu()) {
-    const double peak =
-        measure_gemm_flops(config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
+  if (options.peaks) {
+    const double peak = measure_gemm_flops(
+        config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, device);
     row["gemm_flops_per_second"] = peak;
     row["mfu_of_gemm"] = flops / peak;
   }
-  if (options.peak_flops > 0) row["mfu"] = flops / options.peak_flops;
+  const double datasheet = options.peak_flops > 0 ? options.peak_flops : datasheet_flops(device);
+  if (datasheet > 0) row["mfu"] = flops / datasheet;
   row["first_loss"] = losses.front();
   row["losses"] = losses;
   return row;

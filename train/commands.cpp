@@ -14,7 +14,7 @@
 #include "configs/yaml_config.h"
 #include "model/cost.h"
 #include "train/config.h"
-#include "train/device.h"
+#include "model/device.h"
 #include "train/launch.h"
 #include "train/trainer.h"
 
@@ -45,7 +45,7 @@ int train_rank(RunConfig config, const std::string& config_path) {
   const Placement placement = find_placement();
   match_model_to_data(config);
   const std::unique_ptr<Comm> comm = make_comm(placement);
-  const at::Device device = choose_device(config.train.device, placement.local_rank);
+  const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);
   if (comm->is_root()) print_summary(config, *comm, device);
   Trainer trainer(config, *comm, device);
   const Trainer::Outcome outcome = trainer.run();

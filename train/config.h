@@ -11,12 +11,9 @@
 #include "configs/fields.h"
 #include "data/config.h"
 #include "model/config.h"
+#include "model/device.h"
 
 namespace basin {
-
-enum class DeviceKind { kAuto, kCpu, kCuda };
-template <>
-inline constexpr std::string_view kEnumNames<DeviceKind>[] = {"auto", "cpu", "cuda"};
 
 enum class Precision { kFp32, kBf16 };
 template <>

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <memory>
 
-#include "model/kernels/kernels.h"
+#include "model/ops.h"
 
 namespace basin {
 namespace {
@@ -53,8 +53,7 @@ void GradientBuckets::zero() {
 }
 
 double GradientBuckets::norm() const {
-  if (!flat_.is_cpu()) return flat_.norm().item<double>();
-  return std::sqrt(kernels::sum_of_squares(flat_.numel(), flat_.const_data_ptr<float>()));
+  return std::sqrt(ops::sum_of_squares(flat_));
 }
 
 }  // namespace basin

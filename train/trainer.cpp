@@ -123,6 +123,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                                   initial_master(*model_, static_cast<uint64_t>(config.train.seed)),
                                   config.train.optimizer);
   gradients_ = std::make_unique<GradientBuckets>(*model_);
+  forward_backward_ = std::make_unique<ForwardBackward>(*model_);
   resume();
   if (comm.is_root()) open_run_directory();
 }
@@ -130,18 +131,15 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
 Trainer::~Trainer() = default;
 
 StepResult Trainer::train_step() {
-  const at::Tensor batch = loader_.batch(state_.batch).to(device_);  // (B / ranks, T + 1)
+  const at::Tensor batch = to_device(loader_.batch(state_.batch));  // (B / ranks, T + 1)
   const std::vector<at::Tensor> micro_batches = batch.split(micro_batch_);
-  at::Tensor loss_sum = at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device_));
+  forward_backward_->prepare(micro_batches.front());
   gradients_->zero();
-  for (const at::Tensor& samples : micro_batches) {
-    const at::Tensor loss = model_->loss(samples);
-    loss.backward();  // the hooks of gradients_ collect what it produces
-    loss_sum += loss.detach();
-  }
+  forward_backward_->reset_loss();
+  for (const at::Tensor& samples : micro_batches) forward_backward_->run(samples);
   gradients_->reduce(comm_);
   at::Tensor agreed =
-      at::tensor({loss_sum.item<double>(), stop_requested() ? 1.0 : 0.0}, at::kDouble);
+      at::tensor({forward_backward_->loss_sum(), stop_requested() ? 1.0 : 0.0}, at::kDouble);
   comm_.all_reduce_sum(agreed);
 
   const double parts = static_cast<double>(std::ssize(micro_batches) *
@@ -163,6 +161,10 @@ StepResult Trainer::train_step() {
   state_.skipped += result.skipped;
   state_.skipped_in_row = result.skipped ? state_.skipped_in_row + 1 : 0;
   return result;
+}
+
+at::Tensor Trainer::to_device(const at::Tensor& batch) const {
+  return device_.is_cpu() ? batch : batch.pin_memory().to(device_, /*non_blocking=*/true);
 }
 
 Trainer::Outcome Trainer::run() {

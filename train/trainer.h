@@ -13,6 +13,7 @@
 #include "model/transformer.h"
 #include "train/comm.h"
 #include "train/config.h"
+#include "train/forward_backward.h"
 #include "train/gradient_buckets.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
@@ -52,6 +53,7 @@ class Trainer {
   int64_t micro_batch() const { return micro_batch_; }
 
  private:
+  at::Tensor to_device(const at::Tensor& batch) const;
   void resume();
   void open_run_directory();
   void report_skip(const StepResult& result) const;
@@ -72,6 +74,7 @@ class Trainer {
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientBuckets> gradients_;
+  std::unique_ptr<ForwardBackward> forward_backward_;
   std::unique_ptr<CheckpointWriter> checkpoints_;  // rank 0
   std::unique_ptr<MetricsLog> metrics_;            // rank 0
   std::unique_ptr<Console> console_;               // rank 0

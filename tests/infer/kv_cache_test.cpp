@@ -102,5 +102,33 @@ TEST(CacheShape, SplitsAndRefuses) {
   EXPECT_THROW(split_cache(4, -1), std::invalid_argument);
 }
 
+// How chunks go on a GPU, with the reference in flash attention's place.
+TEST(KvCache, WindowsAndSinksMergedAreTheSameAttention) {
+  const at::NoGradGuard no_grad;
+  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox})
+    for (const SinkKind kind :
+         {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit})
+      for (const int64_t sinks : {0, 1, 4}) {
+        const ModelConfig config = tiny_config(type, kind);
+        const Transformer model = random_model(config, at::kDouble, 2.5);
+        KvCache plain(model, {sinks, 9}), windowed(model, {sinks, 9});
+        const LayerAttention by_windows = [&](int64_t layer, const at::Tensor& qkv) {
+          return windowed.attend_windowed(layer, qkv);
+        };
+        int64_t seed = 0;
+        for (const int64_t n :
+             {2, 1, 5, 40, 3, 12}) {  // inside of the sinks, across the ring's end
+          const at::Tensor ids = at::randint(6, config.vocab_size, {1, n}, at::kLong);
+          const at::Tensor want = model.hidden_states(ids, plain.attention()),
+                           got = model.hidden_states(ids, by_windows);
+          plain.advance(n);
+          windowed.advance(n);
+          EXPECT_LT((want - got).abs().max().item<double>(), 1e-9)
+              << enum_name(type) << ' ' << enum_name(kind) << ", " << sinks << " sinks, chunk "
+              << seed++ << " of " << n;
+        }
+      }
+}
+
 }  // namespace
 }  // namespace basin

@@ -64,6 +64,7 @@ TYPED_TEST(KernelTest, SwigluMatchesItsDefinition) {
     for (const int64_t F : {1, 15, 16, 67, 384}) expect_swiglu<TypeParam>(5, F);
   });
   expect_swiglu<TypeParam>(700, 67);  // several threads
+  expect_swiglu<TypeParam>(2, 2056);  // more than one turn of a GPU's block
 }
 
 TYPED_TEST(KernelTest, GeluMatchesItsDefinition) {
@@ -95,13 +96,13 @@ TEST(ActivationTest, SigmoidHoldsAtTheEndsOfTheRange) {
   const std::vector<float> gate = {0, 30, -30, 87, -87, 100, -100, 3e38f, -3e38f, infinity};
   for_each_instruction_set([&] {
     for (const float g : gate) {
-      const float gate_up[2] = {g, 1};
-      float y = -1;
-      swiglu_forward<float>(1, 1, gate_up, &y);
+      const std::vector<float> gate_up = {g, 1};
+      std::vector<float> y = {-1};
+      swiglu_forward<float>(1, 1, gate_up.data(), y.data());
       if (g > -80) {
-        EXPECT_FLOAT_EQ(y, static_cast<float>(g == infinity ? infinity : g * sigmoid(g))) << g;
+        EXPECT_FLOAT_EQ(y[0], static_cast<float>(g == infinity ? infinity : g * sigmoid(g))) << g;
       } else {
-        EXPECT_NEAR(y, 0, 1e-35) << g;
+        EXPECT_NEAR(y[0], 0, 1e-35) << g;
       }
     }
   });

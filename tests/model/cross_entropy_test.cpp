@@ -58,12 +58,21 @@ TYPED_TEST(KernelTest, CrossEntropyOfMaskedLogitsIsExactlyZeroThere) {
   std::vector<TypeParam> logits(100, from_double<TypeParam>(1e30));
   logits[5] = TypeParam{};
   for (int i = 50; i < 100; ++i) logits[i] = from_double<TypeParam>(-infinity);
-  const int64_t target = 0;
-  float nll = -1;
-  cross_entropy_in_place<TypeParam>(1, 100, logits.data(), &target, 1, &nll);
-  EXPECT_NEAR(nll, std::log(49), 1e-5);
+  const std::vector<int64_t> targets = {0};
+  std::vector<float> nll = {-1};
+  cross_entropy_in_place<TypeParam>(1, 100, logits.data(), targets.data(), 1, nll.data());
+  EXPECT_NEAR(nll[0], std::log(49), 1e-5);
   EXPECT_EQ(to_double(logits[5]), 0);
   EXPECT_EQ(to_double(logits[99]), 0);
+}
+
+TYPED_TEST(KernelTest, CrossEntropyOfLogitsFarBelowZero) {
+  std::vector<TypeParam> logits(100, from_double<TypeParam>(-1000));
+  const std::vector<int64_t> targets = {3};
+  std::vector<float> nll = {-1};
+  cross_entropy_in_place<TypeParam>(1, 100, logits.data(), targets.data(), 1, nll.data());
+  EXPECT_NEAR(nll[0], std::log(100), 1e-5);
+  EXPECT_NEAR(to_double(logits[99]), 0.01, 1e-4);
 }
 
 TYPED_TEST(KernelTest, CrossEntropyOfNonFiniteLogitsIsNan) {
@@ -73,16 +82,17 @@ TYPED_TEST(KernelTest, CrossEntropyOfNonFiniteLogitsIsNan) {
       for (const int64_t place : {0, 37, 99}) {
         std::vector<TypeParam> logits(100, from_double<TypeParam>(0.5));
         logits[place] = from_double<TypeParam>(bad);
-        const int64_t target = 1;
-        float nll = -1;
-        cross_entropy_in_place<TypeParam>(1, 100, logits.data(), &target, 1, &nll);
-        EXPECT_TRUE(std::isnan(nll)) << place;
+        const std::vector<int64_t> targets = {1};
+        std::vector<float> nll = {-1};
+        cross_entropy_in_place<TypeParam>(1, 100, logits.data(), targets.data(), 1, nll.data());
+        EXPECT_TRUE(std::isnan(nll[0])) << place;
         EXPECT_TRUE(std::isnan(to_double(logits[1]))) << place;
       }
     });
   }
 }
 
+#ifndef BASIN_CUDA_KERNELS  // cannot refuse without waiting: cuda_cross_entropy_test.cpp
 TEST(CrossEntropyTest, TargetsOutsideTheVocabularyAreRefusedBeforeAnythingIsWritten) {
   for (const int64_t bad : {int64_t{-1}, int64_t{10}, int64_t{1} << 40}) {
     std::vector<float> logits(20, 0.5f), nll(2, 3);
@@ -98,6 +108,7 @@ TEST(CrossEntropyTest, TargetsOutsideTheVocabularyAreRefusedBeforeAnythingIsWrit
     EXPECT_EQ(nll, std::vector<float>(2, 3));
   }
 }
+#endif
 
 }  // namespace
 }  // namespace basin::kernels

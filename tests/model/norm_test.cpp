@@ -1,7 +1,5 @@
 // Norm kernels against fp64: the definition for forward, finite differences of the definition for
 // backward.
-#include <omp.h>
-
 #include <cmath>
 
 #include "tests/support/kernel_checks.h"

@@ -154,6 +154,13 @@ TEST(Ops, EmbeddingAddsRepeatedIds) {
   expect_fused_equals_reference([&](const Tensors& x) { return ops::embedding(ids, x[0]); }, {randn({5, 24}, 1)});
 }
 
+TEST(Ops, SumOfSquares) {
+  const at::Tensor x = at::randn({100'003});
+  const double fused = ops::sum_of_squares(x), plain = ops::reference::sum_of_squares(x);
+  EXPECT_NEAR(fused, plain, 1e-9 * plain);
+  EXPECT_THROW(ops::sum_of_squares(x.to(at::kDouble)), c10::Error);
+}
+
 TEST(Ops, ReferenceGuardTakesTheReferencePath) {
   const at::Tensor x = at::randn({4, 64});
   const ops::ReferenceGuard guard;

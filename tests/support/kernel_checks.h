@@ -1,15 +1,21 @@
 // What the tests of the raw kernels share: random fp32 and bf16 arrays, comparison with fp64, and
-// every instruction set of this machine.
+// every instruction set and number of threads. The same tests check the CUDA kernels, which have
+// neither (BASIN_CUDA_KERNELS); memory that kernels see comes from vectors, which a test program
+// can give memory that a GPU sees, too.
 #pragma once
 
 #include <gtest/gtest.h>
+#ifndef BASIN_CUDA_KERNELS
 #include <hwy/targets.h>
+#include <omp.h>
+#endif
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <vector>
@@ -86,6 +92,16 @@ inline void expect_close(const std::vector<Bf16>& got,
   }
 }
 
+#ifdef BASIN_CUDA_KERNELS
+template <class Body>
+void for_each_instruction_set(const Body& body) {
+  body();
+}
+template <class Body>
+void for_each_thread_count(std::initializer_list<int>, const Body& body) {
+  body();
+}
+#else
 /// Runs body once for each instruction set that this machine and the kernels have, and then goes
 /// back to the best.
 template <class Body>
@@ -100,6 +116,19 @@ void for_each_instruction_set(const Body& body) {
   hwy::SetSupportedTargetsForTest(0);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
+
+/// Runs body once on each of these numbers of threads, and then goes back to as many as before.
+template <class Body>
+void for_each_thread_count(std::initializer_list<int> counts, const Body& body) {
+  const int before = omp_get_max_threads();
+  for (const int count : counts) {
+    SCOPED_TRACE(testing::Message() << count << " threads");
+    omp_set_num_threads(count);
+    body();
+  }
+  omp_set_num_threads(before);
+}
+#endif
 
 /// fp32 or bf16, as a test's type parameter.
 template <class Float>

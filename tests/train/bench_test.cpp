@@ -27,7 +27,7 @@ std::string write_run_file(const std::filesystem::path& directory) {
 
 TEST(Bench, TimingIsSorted) {
   int calls = 0;
-  const Timing timing = time_runs({.warmup = 2, .repetitions = 4}, [&] { ++calls; });
+  const Timing timing = time_runs({.warmup = 2, .repetitions = 4}, at::kCPU, [&] { ++calls; });
   EXPECT_EQ(calls, 6);
   ASSERT_EQ(timing.seconds.size(), 4u);
   EXPECT_LE(timing.least(), timing.median());

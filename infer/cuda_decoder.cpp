@@ -1,0 +1,261 @@
+#include "infer/cuda_decoder.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "model/rope.h"
+
+namespace basin {
+namespace {
+
+constexpr int64_t kOutput = 1024;  // tokens of a stream that the device keeps before they are read
+constexpr int64_t kStateWords = sizeof(kernels::DecodeState) / sizeof(int64_t);
+static_assert(sizeof(kernels::DecodeState) % sizeof(int64_t) == 0);
+
+kernels::WeightType type_of(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat ? kernels::WeightType::kF32 : kernels::WeightType::kBf16;
+}
+
+}  // namespace
+
+bool CudaDecoder::supports(const Transformer& model) {
+  return model.device().is_cuda() && cuda_plugin() != nullptr &&
+         (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16);
+}
+
+CudaDecoder::CudaDecoder(const Transformer& model,
+                         std::vector<KvCache*> caches,
+                         DecodeWeights weights,
+                         const kernels::DecodeKernels* kernels)
+    : model_(model),
+      caches_(std::move(caches)),
+      kernels_(kernels ? *kernels : cuda_plugin()->decode),
+      records_(kernels == nullptr),
+      parallel_residual_(!model.config().is_llama() && model.config().use_parallel_residual) {
+  const c10::InferenceMode ordinary(false);
+  make_room();
+  make_products(weights);
+}
+
+const float* CudaDecoder::keep(const at::Tensor& x) {
+  if (!x.defined()) return nullptr;
+  return owned_.emplace_back(x.detach().to(at::kFloat).contiguous()).const_data_ptr<float>();
+}
+
+kernels::WeightMatrix CudaDecoder::matrix(const at::Tensor& weight,
+                                          const at::Tensor& bias,
+                                          DecodeWeights format) {
+  kernels::WeightMatrix w{.type = type_of(weight),
+                          .rows = weight.size(0),
+                          .columns = weight.size(1),
+                          .data = weight.const_data_ptr(),
+                          .bias = keep(bias)};
+  weight_bytes_ += static_cast<int64_t>(weight.nbytes());
+  if (format == DecodeWeights::kModel) return w;
+  const Q8Weights q8 = quantize_q8(weight.detach().cpu());
+  weight_bytes_ += static_cast<int64_t>(q8.values.nbytes() + q8.scales.nbytes() - weight.nbytes());
+  w.type = kernels::WeightType::kQ8;
+  w.data = owned_.emplace_back(q8.values.to(model_.device())).const_data_ptr();
+  w.scales = static_cast<const uint16_t*>(
+      owned_.emplace_back(q8.scales.to(model_.device())).const_data_ptr());
+  return w;
+}
+
+kernels::DecodeNorm CudaDecoder::norm(const at::Tensor& weight, const at::Tensor& bias) {
+  return {.weight = keep(weight),
+          .bias = keep(bias),
+          .is_rms = model_.config().is_llama(),
+          .eps = static_cast<float>(model_.config().norm_eps)};
+}
+
+void CudaDecoder::make_room() {
+  const ModelConfig& c = model_.config();
+  const auto N = static_cast<int64_t>(caches_.size());
+  const std::vector<double> frequencies = rotary_frequencies(c);
+  const auto half = static_cast<int64_t>(frequencies.size());
+  const at::TensorOptions on_device = at::TensorOptions().device(model_.device());
+  const auto floats = [&](int64_t n) { return at::zeros({N, n}, on_device.dtype(at::kFloat)); };
+  h_ = floats(c.hidden_size);
+  angles_ = floats(4 * std::max<int64_t>(half, 1));
+  qkv_ = floats(c.qkv_size());
+  attended_ = floats(c.heads() * c.head_size());
+  activated_ = floats(c.intermediate_size);
+  logits_ = floats(c.vocab_size);
+  states_ = at::zeros({N, kStateWords}, on_device.dtype(at::kLong));
+  output_ = at::zeros({N, kOutput}, on_device.dtype(at::kLong));
+
+  embedding_.half = half;
+  if (half > 0)
+    embedding_.frequencies =
+        owned_.emplace_back(at::tensor(frequencies, at::kDouble).to(model_.device()))
+            .const_data_ptr<double>();
+  attention_ = {.H = c.heads(),
+                .G = model_.head_shape().kv_heads,
+                .K = c.head_size(),
+                .rotary = 2 * half,
+                .cache = model_.dtype() == at::kFloat ? kernels::WeightType::kF32
+                                                      : kernels::WeightType::kBf16,
+                .qkv = qkv_.const_data_ptr<float>(),
+                .angles = angles_.const_data_ptr<float>(),
+                .out = attended_.mutable_data_ptr<float>()};
+  for (const KvCache* cache : caches_)
+    attention_.most_slots = std::max(attention_.most_slots, cache->slots());
+  attention_scratch_ =
+      at::zeros({kernels_.attention_scratch(N, attention_)}, on_device.dtype(at::kByte));
+  attention_.scratch = attention_scratch_.mutable_data_ptr();
+  greedy_scratch_ = at::zeros({kernels_.greedy_scratch(N)}, on_device.dtype(at::kByte));
+  greedy_ = {.V = c.vocab_size,
+             .logits = logits_.const_data_ptr<float>(),
+             .capacity = kOutput,
+             .output = output_.mutable_data_ptr<int64_t>(),
+             .scratch = greedy_scratch_.mutable_data_ptr()};
+}
+
+void CudaDecoder::make_products(DecodeWeights weights) {
+  using kernels::DecodeEpilogue;
+  const ModelConfig& c = model_.config();
+  std::map<std::string, at::Tensor> by_name;
+  for (const Parameter& p : model_.parameters()) by_name[p.name] = p.tensor.detach();
+  const auto take = [&](const std::string& name) {
+    const auto found = by_name.find(name);
+    return found == by_name.end() ? at::Tensor() : found->second;
+  };
+  const auto product = [&](const std::string& name, const at::Tensor& x, const at::Tensor& y) {
+    return kernels::DecodeProduct{
+        .w = matrix(take(name + ".weight"), take(name + ".bias"), weights),
+        .x = x.const_data_ptr<float>(),
+        .y = y.mutable_data_ptr<float>()};
+  };
+  const auto normed = [&](kernels::DecodeProduct p, const std::string& name) {
+    p.norm = norm(take(name + ".weight"), take(name + ".bias"));
+    return p;
+  };
+  for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
+    const std::string at = fmt::format("layers.{}.", l);
+    Layer layer{.qkv = normed(product(at + "qkv", h_, qkv_), at + "attention_norm"),
+                .out = product(at + "attention_out", attended_, h_),
+                .up = normed(product(at + "up", h_, activated_), at + "mlp_norm"),
+                .down = product(at + "down", activated_, h_)};
+    layer.up.epilogue = c.is_llama() ? DecodeEpilogue::kSwiglu : DecodeEpilogue::kGelu;
+    layer.out.epilogue = layer.down.epilogue = DecodeEpilogue::kAdd;
+    if (parallel_residual_) {  // one sum of both
+      layer.down.also = layer.out.w;
+      layer.down.also_x = layer.out.x;
+    }
+    const at::Tensor logit = model_.sink_logit(l);
+    if (logit.defined()) layer.sink_logit = logit.detach().to(at::kFloat).contiguous();
+    layers_.push_back(std::move(layer));
+  }
+  const at::Tensor table = take("embedding.weight");
+  embedding_.type = type_of(table);
+  embedding_.table = table.const_data_ptr();
+  embedding_.D = c.hidden_size;
+  head_ = {.w = matrix(c.tie_word_embeddings ? table : take("head.weight"), {}, weights),
+           .x = h_.const_data_ptr<float>(),
+           .y = logits_.mutable_data_ptr<float>(),
+           .norm = norm(take("final_norm.weight"), take("final_norm.bias"))};
+}
+
+void CudaDecoder::launch(End end) {
+  const auto N = static_cast<int64_t>(caches_.size());
+  const kernels::DecodeBatch batch{
+      N, reinterpret_cast<kernels::DecodeState*>(states_.mutable_data_ptr<int64_t>())};
+  kernels_.begin(
+      batch, embedding_, h_.mutable_data_ptr<float>(), angles_.mutable_data_ptr<float>());
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const Layer& layer = layers_[l];
+    const float* logit =
+        layer.sink_logit.defined() ? layer.sink_logit.const_data_ptr<float>() : nullptr;
+    if (parallel_residual_) {
+      kernels_.products(N, layer.qkv, layer.up);
+      kernels_.attention(batch, attention_, static_cast<int64_t>(l), logit);
+    } else {
+      kernels_.product(N, layer.qkv);
+      kernels_.attention(batch, attention_, static_cast<int64_t>(l), logit);
+      kernels_.product(N, layer.out);
+      kernels_.product(N, layer.up);
+    }
+    kernels_.product(N, layer.down);
+  }
+  kernels_.product(N, head_);
+  if (end == End::kGreedy) {
+    kernels_.greedy(batch, greedy_);
+  } else {
+    kernels_.advance(batch);
+  }
+}
+
+// Where each stream stands, and its next token.
+void CudaDecoder::upload(std::span<const int64_t> ids) {
+  TORCH_CHECK(ids.size() == caches_.size(), "a step needs one token for each stream");
+  std::vector<kernels::DecodeState> states(caches_.size());
+  for (size_t n = 0; n < caches_.size(); ++n) {
+    const KvCache& cache = *caches_[n];
+    TORCH_CHECK_INDEX(ids[n] >= 0 && ids[n] < model_.config().vocab_size,
+                      "token id ",
+                      ids[n],
+                      " lies outside of the vocabulary of ",
+                      model_.config().vocab_size);
+    states[n] = {.position = cache.position(),
+                 .token = ids[n],
+                 .start = cache.position(),
+                 .origin = cache.rotary_position() - cache.position(),
+                 .sinks = cache.shape().sinks,
+                 .recent = cache.shape().recent,
+                 .keys = cache.keys(0),
+                 .values = cache.values(0)};
+  }
+  states_.copy_(at::from_blob(states.data(), states_.sizes(), at::kLong));
+}
+
+void CudaDecoder::replay(std::optional<CudaGraph>& graph, End end) {
+  if (!records_) return launch(end);
+  if (!graph) {  // recording runs the step: on a cache that is nobody's
+    const at::Tensor states = states_.clone();
+    int64_t most = 0;
+    for (const KvCache* cache : caches_) most = std::max(most, cache->bytes());
+    const at::Tensor nobody = at::zeros({most}, states_.options().dtype(at::kByte));
+    const auto address = reinterpret_cast<int64_t>(nobody.mutable_data_ptr());
+    const auto fill = [&](size_t offset, int64_t value) {
+      states_.select(1, static_cast<int64_t>(offset / sizeof(int64_t))).fill_(value);
+    };
+    fill(offsetof(kernels::DecodeState, keys), address);
+    fill(offsetof(kernels::DecodeState, values), address);
+    graph.emplace([this, end] { launch(end); });
+    states_.copy_(states);
+  }
+  graph->replay();
+}
+
+const at::Tensor& CudaDecoder::step(std::span<const int64_t> ids) {
+  const at::NoGradGuard no_grad;
+  upload(ids);
+  replay(logits_graph_, End::kLogits);
+  for (KvCache* cache : caches_) cache->advance(1);
+  return logits_;
+}
+
+at::Tensor CudaDecoder::greedy(std::span<const int64_t> ids, int64_t steps) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> parts;
+  std::vector<int64_t> next(ids.begin(), ids.end());
+  for (int64_t done = 0; done < steps;) {
+    const int64_t count = std::min(kOutput, steps - done);
+    upload(next);
+    for (int64_t i = 0; i < count; ++i) replay(greedy_graph_, End::kGreedy);
+    for (KvCache* cache : caches_) cache->advance(count);
+    parts.push_back(output_.narrow(1, 0, count).cpu());
+    for (size_t n = 0; n < next.size(); ++n)
+      next[n] = parts.back()[static_cast<int64_t>(n)][count - 1].item<int64_t>();
+    done += count;
+  }
+  return at::cat(parts, 1);
+}
+
+}  // namespace basin

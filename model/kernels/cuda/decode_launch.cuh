@@ -1,0 +1,95 @@
+// Launches that overlap, for the many short kernels of a decoding step (programmatic dependent
+// launch, from sm_90 on; elsewhere they run one after another). The rule: before `await_inputs` a
+// kernel reads only what no kernel of a step writes, and it writes nothing. As every kernel lets
+// the next one start only after its own wait, whatever ran two launches ago is complete.
+#pragma once
+
+#include <algorithm>
+
+#include "model/kernels/cuda/launch.cuh"
+
+#ifndef __CUDACC__
+#define __grid_constant__
+#endif
+
+namespace basin::kernels {
+
+#ifdef __CUDACC__
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+inline int multiprocessors() {
+  return device_attribute(cudaDevAttrMultiProcessorCount);
+}
+
+/// As `launch`; the kernel may start before the one before it has ended.
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...),
+                  dim3 grid,
+                  dim3 block,
+                  int shared_bytes,
+                  Arguments... arguments) {
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = current_stream();
+  config.attrs = &early;
+  config.numAttrs = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+#else
+inline int multiprocessors() {
+  return 2;  // few, so that blocks have several turns
+}
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...),
+                  dim3 grid,
+                  dim3 block,
+                  int shared_bytes,
+                  Arguments... arguments) {
+  launch(kernel, grid, block, shared_bytes, arguments...);
+}
+#endif
+
+/// Waits until the launches before have ended and lets the next one start. Every thread of every
+/// block calls it.
+__device__ inline void await_inputs() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Whether all other of `blocks` blocks that share the counter have come here before: then what
+/// they wrote can be read (past L1: volatile). The counter is zero again afterwards.
+__device__ inline bool is_last_block(unsigned* counter, unsigned blocks) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1u) == blocks - 1;
+    if (last) *counter = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+__device__ inline float from_bits(uint32_t bits) {
+#ifdef __CUDACC__
+  return __uint_as_float(bits);
+#else
+  return bits_to_float(bits);
+#endif
+}
+
+}  // namespace basin::kernels

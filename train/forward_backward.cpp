@@ -1,0 +1,33 @@
+#include "train/forward_backward.h"
+
+#include <ATen/ATen.h>
+
+namespace basin {
+
+ForwardBackward::ForwardBackward(const Transformer& model)
+    : model_(model),
+      loss_sum_(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(model.device()))) {}
+
+void ForwardBackward::prepare(const at::Tensor& samples) {
+  if (graph_ || !model_.device().is_cuda() || cuda_plugin() == nullptr) return;
+  samples_ = samples.clone();
+  graph_.emplace([this] { add_loss(); });
+}
+
+void ForwardBackward::run(const at::Tensor& samples) {
+  if (graph_) {
+    samples_.copy_(samples);
+    graph_->replay();
+  } else {
+    samples_ = samples;
+    add_loss();
+  }
+}
+
+void ForwardBackward::add_loss() {
+  const at::Tensor loss = model_.loss(samples_);
+  loss.backward();  // hooks collect what it produces
+  loss_sum_ += loss.detach();
+}
+
+}  // namespace basin

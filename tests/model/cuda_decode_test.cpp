@@ -394,6 +394,9 @@ class Streams {
     // a key may round the other way
     const double tolerance = std::is_same_v<Float, float> ? 5e-6 : 2e-3;
     expect_close(out_, want, tolerance, 1);
+    for (size_t n = 0; n < keys_.size(); ++n)
+      for (size_t i = 0; i < keys_[n].size() / 2; ++i)  // layer 0
+        ASSERT_TRUE(std::isnan(to_double(keys_[n][i])) && std::isnan(to_double(values_[n][i])));
   }
 
  private:

@@ -7,7 +7,7 @@
 // A step: decode_begin; for each layer decode_product (norm, qkv), decode_attention, and the other
 // products, which add to the residual stream h themselves; the head's product; decode_greedy or
 // decode_advance. Launches overlap: each loads its weights while the one before still runs. So
-// weights, norms and biases must have been written before decode_begin was launched.
+// weights, norms, biases and sinks' logits must have been written before decode_begin was launched.
 #pragma once
 
 #include <cstdint>

@@ -22,7 +22,9 @@ struct AttendArguments {
   float* partials;     // (N, H, gridDim.x, 2 + K)
   int64_t layer;
   int H, G, K, rotary;
-  int slots;  // of a block
+  int heads_per_group;
+  int lanes_log;  // of the lanes that share a row of K
+  int slots_log;  // of a block's slots
 };
 
 // A softmax over some of the slots: 2 + K numbers, the largest score, the sum of exp(score - it),
@@ -50,7 +52,7 @@ __device__ int head() {
   return static_cast<int>(blockIdx.y);
 }
 __device__ int group_of(const AttendArguments& a) {
-  return head() / (a.H / a.G);
+  return head() / a.heads_per_group;
 }
 
 // What this block attends to: slots [begin, end).
@@ -68,8 +70,8 @@ __device__ Place<Float> find_place(const AttendArguments& a, const DecodeState& 
   p.used = std::min(t + 1, S + ring);
   p.sinks = std::min(t + 1, S);
   p.slot = t < S ? t : S + (t - S) % ring;
-  p.begin = static_cast<int64_t>(blockIdx.x) * a.slots;
-  p.end = std::min(p.begin + a.slots, p.used);
+  p.begin = static_cast<int64_t>(blockIdx.x) << a.slots_log;
+  p.end = std::min(p.begin + (1 << a.slots_log), p.used);
   const int64_t first = (a.layer * a.G + group_of(a)) * (S + ring) * a.K;
   p.keys = static_cast<Float*>(state.keys) + first;
   p.values = static_cast<Float*>(state.values) + first;
@@ -93,12 +95,22 @@ __device__ void prefetch([[maybe_unused]] const Place<Float>& p, [[maybe_unused]
 #endif
 }
 
-// Element i of x (K) after the rotation of its first 2 * half elements.
-__device__ float rotated(const float* x, int i, int half, const float* cosines) {
-  if (i >= 2 * half) return x[i];
-  const int pair = i % half;
-  const float cosine = cosines[pair], sine = cosines[half + pair];
-  return i < half ? x[i] * cosine - x[i + half] * sine : x[i] * cosine + x[i - half] * sine;
+// How element i of a head turns with its partner; beyond the rotation it stays as it is. Without
+// branches, so that nothing waits before all of an element's loads are out.
+struct Turn {
+  float cosine, sine;
+};
+__device__ int partner_of(int i, int half) {
+  return i >= 2 * half ? i : i < half ? i + half : i - half;
+}
+__device__ Turn turn_of(int i, int half, const float* cosines) {
+  const bool rotates = i < 2 * half;
+  const int pair = i < half ? i : i - half;
+  const float cosine = rotates ? cosines[pair] : 1.0f, sine = rotates ? cosines[half + pair] : 0.0f;
+  return {cosine, i < half ? -sine : sine};
+}
+__device__ float turned(const Turn& turn, float x, float partner) {
+  return x * turn.cosine + partner * turn.sine;
 }
 
 // The query, scaled, and the new key, both rotated for the ring and for the sinks; the new value.
@@ -111,11 +123,14 @@ __device__ void rotate(const AttendArguments& a, BlockMemory<Float>& memory) {
   const float scale = rsqrtf(static_cast<float>(K));
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < K; i += kThreads) {
-    memory.q_ring[i] = scale * rotated(q, i, half, to_ring);
-    memory.q_sink[i] = scale * rotated(q, i, half, to_sinks);
-    memory.k_ring[i] = rotated(k, i, half, to_ring);
-    memory.k_sink[i] = rotated(k, i, half, to_sinks);
-    memory.v[i] = v[i];
+    const int j = partner_of(i, half);
+    const Turn ring = turn_of(i, half, to_ring), sinks = turn_of(i, half, to_sinks);
+    const float q_i = scale * q[i], q_j = scale * q[j], k_i = k[i], k_j = k[j], v_i = v[i];
+    memory.q_ring[i] = turned(ring, q_i, q_j);
+    memory.q_sink[i] = turned(sinks, q_i, q_j);
+    memory.k_ring[i] = turned(ring, k_i, k_j);
+    memory.k_sink[i] = turned(sinks, k_i, k_j);
+    memory.v[i] = v_i;
   }
 }
 
@@ -124,7 +139,7 @@ template <class Float>
 __device__ void add_new_slot(const AttendArguments& a,
                              const Place<Float>& p,
                              BlockMemory<Float>& memory) {
-  const bool stores = head() % (a.H / a.G) == 0;
+  const bool stores = head() % a.heads_per_group == 0;
   const float* k = p.slot < p.sinks ? memory.k_sink : memory.k_ring;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < a.K; i += kThreads) {
@@ -143,11 +158,9 @@ __device__ void load_lane(const Float* row, int first, int K, float (&to)[kPerLa
     constexpr int kSize = Pack<Float>::kSize;
     Pack<Float> packs[kPerLane / kSize] = {};
     if (first < K)
-
 #pragma unroll
       for (int j = 0; j < kPerLane / kSize; ++j)
         packs[j] = reinterpret_cast<const Pack<Float>*>(row + first)[j];
-
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) to[i] = widen(packs[i / kSize].values[i % kSize]);
   } else {
@@ -166,39 +179,31 @@ struct Running {
     const float factor = __expf(top - larger);
     top = larger;
     sum *= factor;
-
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) out[i] *= factor;
   }
   __device__ void join(int distance) {
     rescale(fmaxf(top, __shfl_xor_sync(0xffffffffu, top, distance)));
     sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) out[i] += __shfl_xor_sync(0xffffffffu, out[i], distance);
   }
 };
 
-// Lanes that share a row of K: the power of two that suffices.
-__device__ int lanes_of_row(int K) {
-  int lanes = 1;
-  while (lanes * kPerLane < K) lanes *= 2;
-  return lanes;
-}
-
 // The warp's slots of the block: group by group of lanes, kAhead slots at a time.
 template <bool kPacked, class Float>
-__device__ Running attend(const Place<Float>& p, int K, const BlockMemory<Float>& memory) {
-  const int lanes = lanes_of_row(K), lane = static_cast<int>(threadIdx.x) % kWarp,
-            first = lane % lanes * kPerLane, groups = kThreads / lanes,
-            group = static_cast<int>(threadIdx.x) / lanes;
+__device__ Running attend(const AttendArguments& a,
+                          const Place<Float>& p,
+                          const BlockMemory<Float>& memory) {
+  const int K = a.K, lanes = 1 << a.lanes_log, thread = static_cast<int>(threadIdx.x),
+            first = (thread & (lanes - 1)) * kPerLane, groups = kThreads >> a.lanes_log,
+            group = thread >> a.lanes_log;
   float q_ring[kPerLane], q_sink[kPerLane];
   load_lane<kPacked>(memory.q_ring, first, K, q_ring);
   load_lane<kPacked>(memory.q_sink, first, K, q_sink);
   Running running;
   for (int64_t base = p.begin; base < p.end; base += groups * kAhead) {
     float keys[kAhead][kPerLane], values[kAhead][kPerLane], scores[kAhead];
-
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       const int64_t slot = std::min(base + u * groups + group, p.end - 1);
@@ -207,12 +212,10 @@ __device__ Running attend(const Place<Float>& p, int K, const BlockMemory<Float>
       load_lane<kPacked>(is_new ? memory.value : p.values + slot * K, first, K, values[u]);
     }
     float largest = running.top;
-
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       const int64_t slot = base + u * groups + group;
       float score = 0;
-
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i)
         score += (slot < p.sinks ? q_sink[i] : q_ring[i]) * keys[u][i];
@@ -222,12 +225,10 @@ __device__ Running attend(const Place<Float>& p, int K, const BlockMemory<Float>
       largest = fmaxf(largest, scores[u]);
     }
     running.rescale(largest);
-
 #pragma unroll
     for (int u = 0; u < kAhead; ++u) {
       const float weight = __expf(scores[u] - largest);
       running.sum += weight;
-
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) running.out[i] += weight * values[u][i];
     }
@@ -244,8 +245,7 @@ __device__ void write_partial(const Running& running, int K, float* partials) {
     to[0] = running.top;
     to[1] = running.sum;
   }
-  if (lane < lanes_of_row(K))
-
+  if (lane * kPerLane < K)
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i)
       if (lane * kPerLane + i < K) to[2 + lane * kPerLane + i] = running.out[i];
@@ -260,8 +260,10 @@ __device__ Joint
 join_partials(const volatile float* partials, int count, int K, float logit, float* weights) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, size = partial_size(K);
   float top = fmaxf(logit, kLeast), sum = 0;
+#pragma unroll 2
   for (int c = lane; c < count; c += kWarp) top = fmaxf(top, partials[c * size]);
   top = warp_max(top);
+#pragma unroll 2
   for (int c = lane; c < count; c += kWarp) {
     const float weight = __expf(partials[c * size] - top);
     sum += weight * partials[c * size + 1];
@@ -302,10 +304,10 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArguments 
   if (p.begin >= p.end) return;
   if (p.slot >= p.begin && p.slot < p.end) add_new_slot(a, p, memory);
   __syncthreads();
-  write_partial(attend<kPacked>(p, K, memory), K, memory.partials);
+  write_partial(attend<kPacked>(a, p, memory), K, memory.partials);
   __syncthreads();
 
-  const int blocks = static_cast<int>((p.used + a.slots - 1) / a.slots);  // that have slots
+  const int blocks = static_cast<int>((p.used - 1) >> a.slots_log) + 1;  // that have slots
   const int64_t row = stream() * a.H + head();
   float* out = a.out + row * K;
   const Joint warps =
@@ -325,10 +327,17 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArguments 
   add_partials(of_head, blocks, K, memory.weights, 1 / all.sum, out);
 }
 
-// Slots of a block: 64 are one round of loads for heads of 64.
-int64_t slots_of_block(int64_t most_slots) {
-  constexpr int64_t kFew = 64;
-  return kFew * std::max<int64_t>(1, blocks_for(most_slots, kFew * kMostBlocks));
+int log_of(int64_t least) {
+  int log = 0;
+  while (int64_t{1} << log < least) ++log;
+  return log;
+}
+// 64 slots a block are one round of loads for heads of 64.
+int log_of_slots(int64_t most_slots) {
+  return std::max(6, log_of(blocks_for(most_slots, kMostBlocks)));
+}
+int64_t blocks_of(int64_t most_slots) {
+  return blocks_for(most_slots, int64_t{1} << log_of_slots(most_slots));
 }
 int64_t counter_bytes(int64_t streams, int64_t H) {
   return blocks_for(streams * H * static_cast<int64_t>(sizeof(unsigned)), 16) * 16;
@@ -337,9 +346,8 @@ int64_t counter_bytes(int64_t streams, int64_t H) {
 }  // namespace
 
 int64_t decode_attention_scratch(int64_t streams, const DecodeAttention& a) {
-  const int64_t blocks = blocks_for(a.most_slots, slots_of_block(a.most_slots));
   return counter_bytes(streams, a.H) +
-         streams * a.H * blocks * (2 + a.K) * static_cast<int64_t>(sizeof(float));
+         streams * a.H * blocks_of(a.most_slots) * (2 + a.K) * static_cast<int64_t>(sizeof(float));
 }
 
 void decode_attention(const DecodeBatch& batch,
@@ -363,14 +371,16 @@ void decode_attention(const DecodeBatch& batch,
                             small(a.G),
                             small(a.K),
                             small(a.rotary),
-                            small(slots_of_block(a.most_slots))};
+                            small(a.H / a.G),
+                            log_of(blocks_for(a.K, kPerLane)),
+                            log_of_slots(a.most_slots)};
   arguments.partials =
       reinterpret_cast<float*>(static_cast<char*>(a.scratch) + counter_bytes(batch.streams, a.H));
   const bool packed = a.K % kPerLane == 0;
   const auto kernel = a.cache == WeightType::kBf16
                           ? (packed ? attend_kernel<Bf16, true> : attend_kernel<Bf16, false>)
                           : (packed ? attend_kernel<float, true> : attend_kernel<float, false>);
-  const dim3 grid(static_cast<unsigned>(blocks_for(a.most_slots, arguments.slots)),
+  const dim3 grid(static_cast<unsigned>(blocks_of(a.most_slots)),
                   static_cast<unsigned>(a.H),
                   static_cast<unsigned>(batch.streams));
   launch_early(kernel, grid, dim3(kThreads), 0, arguments);

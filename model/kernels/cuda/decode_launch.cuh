@@ -73,14 +73,14 @@ __device__ inline void await_inputs() {
 /// they wrote can be read (past L1: volatile). The counter is zero again afterwards.
 __device__ inline bool is_last_block(unsigned* counter, unsigned blocks) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence();
     last = atomicAdd(counter, 1u) == blocks - 1;
     if (last) *counter = 0;
+    __threadfence();
   }
   __syncthreads();
-  __threadfence();
   return last;
 }
 

@@ -1,7 +1,8 @@
 """Basin against what a user would pick instead, on this machine, in one run: `bash tests/long.sh compare [CASE...]`.
 
 Competitors take turns (A B A B ..), so that what else the machine does hits all; a case counts only when both computed the same thing.
-Cases: train-demo train-llama train-gpt2 decode prefill stream prepare. Results: runs/bench/compare.json, and a Markdown table on stdout."""
+Cases: train-demo train-llama train-gpt2 decode prefill stream prepare, and where there is a GPU train-gpu-neox train-gpu-llama (tests/gpu.sh).
+Results: compare.json in runs/bench or --out, and a Markdown table on stdout."""
 
 import argparse
 import json
@@ -13,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "runs/bench"
-BASIN = ROOT / "build/basin"
+BASIN = pathlib.Path(os.environ.get("BASIN", ROOT / "build/basin"))
 HERE = pathlib.Path(__file__).parent
 THREADS = len(os.sched_getaffinity(0))
 
@@ -92,7 +93,8 @@ def train_case(case, config, steps, rounds, variants, tolerance):
     for compiled, precision in variants:
         name = f"PyTorch {'torch.compile' if compiled else 'eager'} {precision}"
         worker = python_worker("torch_model.py")
-        worker.ask({"do": "train", "directory": str(directory), "compile": compiled, "precision": precision, "threads": THREADS, **settings})
+        worker.ask({"do": "train", "directory": str(directory), "compile": compiled, "precision": precision, "threads": THREADS,
+                    "device": first["device"].split(":")[0], **settings})
         losses = worker.ask({"do": "run", "steps": steps})["losses"]  # compiles; the same first steps as Basin's
         worst = max(abs(a - b) / abs(b) for a, b in zip(first["losses"], losses))
         say(f"  {name}: first losses {losses[0]:.5f} .. {losses[-1]:.5f}, Basin {first['losses'][0]:.5f} .., relative difference {worst:.1e}")
@@ -105,7 +107,7 @@ def train_case(case, config, steps, rounds, variants, tolerance):
     rates = take_turns(rounds, competitors)
     for worker in workers.values():
         worker.close()
-    more = {k: first[k] for k in ("parameters", "precision", "mfu_of_gemm", "gemm_flops_per_second", "peak_memory_bytes")}
+    more = {k: first[k] for k in ("parameters", "precision", "mfu", "mfu_of_gemm", "gemm_flops_per_second", "peak_memory_bytes") if k in first}
     return [result(case, "tokens/s", rates, f"losses of {steps} steps within {tolerance:g}", **more)]
 
 
@@ -122,6 +124,21 @@ def train_llama(rounds):
 def train_gpt2(rounds):
     config = ["configs/pythia-160m.yaml", "--set", "data.sequence_length=512", "--set", "model.tie_word_embeddings=true", "--set", "train.global_batch=8"]
     return train_case("train-gpt2", config, 1, rounds, [(True, "fp32"), (True, "bf16")], 0.01)
+
+
+def train_gpu(case, config, rounds):
+    # No padding tokens, one sink, 131 072 tokens a step in micro-batches of 16.
+    settings = ["data.sequence_length=2048", "train.global_batch=64", "train.micro_batch=16", "train.precision=bf16", "train.device=cuda"]
+    arguments = [config[0], *config[1:], *(x for s in settings for x in ("--set", s))]
+    return train_case(case, arguments, 10, rounds, [(True, "bf16")], 0.01)
+
+
+def train_gpu_neox(rounds):
+    return train_gpu("train-gpu-neox", ["configs/pythia-160m.yaml"], rounds)
+
+
+def train_gpu_llama(rounds):
+    return train_gpu("train-gpu-llama", [*LLAMA_160M[:-2], "--set", "model.vocab_size=50304"], rounds)
 
 
 # --- inference ------------------------------------------------------------------------------------------------------------------------
@@ -268,7 +285,9 @@ def prepare(rounds):
     return out
 
 
-CASES = {"train-demo": train_demo, "train-llama": train_llama, "train-gpt2": train_gpt2, "decode": decode, "prefill": prefill, "stream": stream, "prepare": prepare}
+CASES = {"train-demo": train_demo, "train-llama": train_llama, "train-gpt2": train_gpt2, "decode": decode, "prefill": prefill, "stream": stream, "prepare": prepare,
+         "train-gpu-neox": train_gpu_neox, "train-gpu-llama": train_gpu_llama}
+GPU_CASES = ("train-gpu-neox", "train-gpu-llama")
 
 
 def markdown(results):
@@ -281,7 +300,8 @@ def markdown(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}; default: all")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}; default: all that need no GPU")
+    parser.add_argument("--out", type=pathlib.Path, default=OUT, help="directory for compare.json")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     unknown = [c for c in arguments.cases if c not in CASES]
@@ -289,10 +309,10 @@ def main():
         parser.error(f"no case {unknown[0]}: there are {', '.join(CASES)}")
     OUT.mkdir(parents=True, exist_ok=True)
     results = []
-    for case in arguments.cases or CASES:
+    for case in arguments.cases or [c for c in CASES if c not in GPU_CASES]:
         say(f"== {case}")
         results += CASES[case](arguments.rounds)
-        (OUT / "compare.json").write_text(json.dumps(results, indent=1))
+        (arguments.out / "compare.json").write_text(json.dumps(results, indent=1))
     print(markdown(results))
 
 

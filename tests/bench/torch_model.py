@@ -133,14 +133,17 @@ class Trainer:
 
     def __init__(self, command):
         self.autocast = command["precision"] == "bf16"
-        self.sinks = torch.tensor(command["sink_ids"], dtype=torch.long)
+        self.device = command.get("device", "cpu")
+        torch.set_float32_matmul_precision("high")
+        self.sinks = torch.tensor(command["sink_ids"], dtype=torch.long, device=self.device)
         config = json.load(open(f"{command['directory']}/config.json"))
         import numpy as np
         batches = np.load(f"{command['directory']}/batches.npy")
-        self.batches = torch.from_numpy(batches).long().view(-1, command["global_batch"], batches.shape[1])
+        self.batches = torch.from_numpy(batches).long().view(-1, command["global_batch"], batches.shape[1]).to(self.device)
         self.micro = command["micro_batch"]
         model = Decoder(config, batches.shape[1] + len(self.sinks))
         model.load(command["directory"])
+        model.to(self.device)
         self.parameters = list(model.parameters())
         o = command["optimizer"]
         groups = [{"params": [p for p in self.parameters if p.dim() >= 2], "weight_decay": o["weight_decay"]},
@@ -155,19 +158,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lrs[min(self.done, len(self.lrs) - 1)]
         parts = batch.split(self.micro)
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         for samples in parts:
             ids = torch.cat([self.sinks.expand(len(samples), -1), samples[:, :-1]], 1)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
                 loss = self.forward(ids, samples[:, 1:], len(self.sinks))
             (loss / len(parts)).backward()
-            total += loss.item() / len(parts)
+            total += loss.detach() / len(parts)
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        return total
+        return total.item()  # waits for the step
 
 
 def main():

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, one after another, about 8 minutes on an H100: the tests, training against torch.compile, streaming
+# evaluation of 4 M tokens, decoding against the bandwidth. Tables on stdout, JSON in runs/gpu/.
+#   bash tests/gpu.sh             builds (needs a CUDA 13 toolkit), installs PyTorch into .deps/clients, runs
+#   bash tests/gpu.sh pack DIR    builds, and copies what running takes into DIR (about 15 MB), for a machine without compiler and packages
+#   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors
+set -euo pipefail
+cd "$(dirname "$0")/.."
+fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
+
+build() {
+  bash configs/setup.sh --cuda
+  cmake -S . -B build -G Ninja -DBASIN_CUDA=ON >/dev/null
+  ninja -C build -j "${JOBS:-2}" --quiet basin basin_cuda basin_gpu_tests basin_gpu_kernels_tests
+}
+
+programs="basin libbasin_cuda.so basin_gpu_tests basin_gpu_kernels_tests"
+pack() {
+  local to=$1 program library
+  mkdir -p "$to"
+  for program in $programs; do
+    strip -o "$to/$program" "build/$program"
+    # Debian's libraries travel; LibTorch, CUDA and the C library are the other machine's.
+    ldd "build/$program" | awk '$3 ~ "^/" { print $3 }' | grep -vE '/(torch|nvidia|cuda[^/]*)/|/lib(c|m|dl|rt|pthread|util|gcc_s|stdc\+\+|gomp)\.so' | while read -r library; do
+      cp -Lu "$library" "$to/"
+    done
+  done
+}
+
+# The steps go on after one that failed: a GPU's time is dear, and the rest is wanted as well.
+failed=
+step() {
+  local name=$1; shift
+  printf '\n== %s\n' "$name"
+  "$@" || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $? >&2; }
+}
+
+run() {
+  local programs=$1 python=$2 out=${OUT:-runs/gpu}
+  mkdir -p "$out"
+  export BASIN="$programs/basin" OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || fail "no NVIDIA GPU here (nvidia-smi does not answer)"
+  local bench="$BASIN bench" pythia="configs/pythia-160m.yaml --device cuda --dtype bfloat16"
+  step "kernels" "$programs/basin_gpu_kernels_tests" --gtest_brief=1
+  step "models" "$programs/basin_gpu_tests" --gtest_brief=1
+  step "decode" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --json | tee $out/decode.json"
+  step "decode, 8 streams" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --streams 8 --no-peaks --json | tee $out/decode-8.json"
+  step "stream" bash -c "$bench stream $pythia --cache 1024 --tokens 4194304 --repetitions 2 --warmup 1 --json | tee $out/stream.json"
+  step "prefill" bash -c "$bench prefill $pythia --cache 4096 --tokens 4096 --json | tee $out/prefill.json"
+  step "training" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
+  [ -z "$failed" ] || { printf 'gpu: failed%s\n' "$failed" >&2; exit 1; }
+}
+
+case "${1:-}" in
+  -h|--help) sed -n '2,6s/^# \{0,1\}//p' tests/gpu.sh ;;
+  '') bash configs/setup.sh --clients; build; run "$PWD/build" .deps/clients/bin/python ;;
+  pack) [ $# -eq 2 ] || fail "pack takes a directory"; build; pack "$2" ;;
+  run)
+    [ -x "${2:-}/basin" ] || fail "run takes a directory that 'tests/gpu.sh pack' has filled"
+    libraries=$(python3 -c 'import pathlib, torch; at = pathlib.Path(torch.__file__).parent; print(":".join(map(str, [at / "lib", *at.parent.glob("nvidia/*/lib")])))') \
+      || fail "python3 has no torch here"
+    export LD_LIBRARY_PATH="$(realpath "$2"):$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    run "$(realpath "$2")" python3 ;;
+  *) fail "unknown argument '$1': see --help" ;;
+esac

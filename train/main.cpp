@@ -55,7 +55,7 @@ int run(int argc, char** argv) {
 
   CLI::App app("Basin: pretrain small language models with a learnable attention sink, and stream them for ever", "basin");
   app.require_subcommand(1);
-  app.set_version_flag("--version", fmt::format("basin {}, LibTorch {}, CPU build (no CUDA sources), kernels {}", BASIN_VERSION, TORCH_VERSION, basin::kernels::instruction_set()));
+  app.set_version_flag("--version", fmt::format("basin {}, LibTorch {}, {}, kernels {}", BASIN_VERSION, TORCH_VERSION, BASIN_CUDA_BUILD, basin::kernels::instruction_set()));
   int status = 0;
   basin::add_prepare(app, status);
   basin::add_train(app, status);

@@ -369,10 +369,10 @@ class Streams {
   // Token t of every stream.
   void step(int64_t t) {
     const DecodeBatch batch{static_cast<int64_t>(states_.size()), states_.data()};
-    float h = 0, table = 1;
-    std::vector<float> hs(states_.size(), h);
+    const std::vector<float> table(1);
+    std::vector<float> hs(states_.size());
     decode_begin(batch,
-                 {WeightType::kF32, &table, 1, heads_.rotary / 2, frequencies_.data()},
+                 {WeightType::kF32, table.data(), 1, heads_.rotary / 2, frequencies_.data()},
                  hs.data(),
                  angles_.data());
     const int64_t width = (heads_.H + 2 * heads_.G) * heads_.K;

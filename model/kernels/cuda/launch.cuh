@@ -1,7 +1,8 @@
-// What every CUDA kernel file begins with: launching on the current stream, scratch memory, packs of
-// 16 bytes, and sums over a warp or a block. Without nvcc the same sources compile as C++ and run
-// on the CPU, one thread block after another (on_cpu.h): that is how they are tested on machines
-// without a GPU. So kernels keep to what on_cpu.h knows, and launch by `launch`, not by <<<>>>.
+// What every CUDA kernel file begins with: launching on the current stream, scratch memory, packs
+// of 16 bytes, and sums over a warp or a block. Without nvcc the same sources compile as C++ and
+// run on the CPU, one thread block after another (on_cpu.h): that is how they are tested on
+// machines without a GPU. So kernels keep to what on_cpu.h knows, and launch by `launch`, not by
+// <<<>>>.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,8 @@ void launch(void (*kernel)(Parameters...),
             int shared_bytes,
             Arguments... arguments) {
   if (grid.x == 0) return;  // nothing to do, which CUDA would refuse
-  if (shared_bytes > 48 * 1024)
+  constexpr int kFree = 32 * 1024;  // of the 48 KiB that need no asking, static arrays take some
+  if (shared_bytes > kFree)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), current_stream()>>>(
       static_cast<Parameters>(arguments)...);
@@ -53,7 +55,9 @@ void copy_to_host(T* to, const T* from, int64_t count) {
 }
 #endif
 
-__device__ inline float widen(float x) { return x; }
+__device__ inline float widen(float x) {
+  return x;
+}
 __device__ inline float widen(Bf16 x) {
 #ifdef __CUDACC__
   return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
@@ -84,7 +88,9 @@ struct alignas(kWidth * sizeof(Float) < 16 ? kWidth * sizeof(Float) : 16) Pack {
   Float values[kSize];
 };
 /// Whether `p` can be read in packs: 16-byte aligned.
-inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+inline bool aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
 
 /// Sum over the 32 threads of a warp, in every one of them.
 template <class T>
@@ -124,6 +130,8 @@ __device__ inline float block_max(float x, float* space) {
 }
 
 /// Blocks that cover n.
-inline int64_t blocks_for(int64_t n, int64_t per_block) { return (n + per_block - 1) / per_block; }
+inline int64_t blocks_for(int64_t n, int64_t per_block) {
+  return (n + per_block - 1) / per_block;
+}
 
 }  // namespace basin::kernels

@@ -58,7 +58,7 @@ kernels::WeightMatrix CudaDecoder::matrix(const at::Tensor& weight,
                           .bias = keep(bias)};
   weight_bytes_ += static_cast<int64_t>(weight.nbytes());
   if (format == DecodeWeights::kModel) return w;
-  const Q8Weights q8 = quantize_q8(weight.detach().cpu());
+  const Q8Weights q8 = quantize_q8(weight.detach());
   weight_bytes_ += static_cast<int64_t>(q8.values.nbytes() + q8.scales.nbytes() - weight.nbytes());
   w.type = kernels::WeightType::kQ8;
   w.data = owned_.emplace_back(q8.values.to(model_.device())).const_data_ptr();
@@ -214,6 +214,14 @@ void CudaDecoder::upload(std::span<const int64_t> ids) {
   states_.copy_(at::from_blob(states.data(), states_.sizes(), at::kLong));
 }
 
+// Whether the device is where the caches are, with these tokens next: nothing to upload.
+bool CudaDecoder::stands_at(std::span<const int64_t> ids) const {
+  if (ids.size() != on_device_.size()) return false;
+  for (size_t n = 0; n < ids.size(); ++n)
+    if (on_device_[n] != std::pair(caches_[n]->position(), ids[n])) return false;
+  return true;
+}
+
 void CudaDecoder::replay(std::optional<CudaGraph>& graph, End end) {
   if (!records_) return launch(end);
   if (!graph) {  // recording runs the step: on a cache that is nobody's
@@ -236,6 +244,7 @@ void CudaDecoder::replay(std::optional<CudaGraph>& graph, End end) {
 const at::Tensor& CudaDecoder::step(std::span<const int64_t> ids) {
   const at::NoGradGuard no_grad;
   upload(ids);
+  on_device_.clear();  // what is picked from the logits is not known there
   replay(logits_graph_, End::kLogits);
   for (KvCache* cache : caches_) cache->advance(1);
   return logits_;
@@ -247,12 +256,22 @@ at::Tensor CudaDecoder::greedy(std::span<const int64_t> ids, int64_t steps) {
   std::vector<int64_t> next(ids.begin(), ids.end());
   for (int64_t done = 0; done < steps;) {
     const int64_t count = std::min(kOutput, steps - done);
-    upload(next);
+    if (!stands_at(next)) {
+      upload(next);
+      output_begin_ = 0;
+    }
     for (int64_t i = 0; i < count; ++i) replay(greedy_graph_, End::kGreedy);
     for (KvCache* cache : caches_) cache->advance(count);
-    parts.push_back(output_.narrow(1, 0, count).cpu());
-    for (size_t n = 0; n < next.size(); ++n)
+    const int64_t until_end = std::min(count, kOutput - output_begin_);
+    at::Tensor part = output_.narrow(1, output_begin_, until_end);
+    if (until_end < count) part = at::cat({part, output_.narrow(1, 0, count - until_end)}, 1);
+    parts.push_back(part.cpu());
+    output_begin_ = (output_begin_ + count) % kOutput;
+    on_device_.clear();
+    for (size_t n = 0; n < next.size(); ++n) {
       next[n] = parts.back()[static_cast<int64_t>(n)][count - 1].item<int64_t>();
+      on_device_.emplace_back(caches_[n]->position(), next[n]);
+    }
     done += count;
   }
   return at::cat(parts, 1);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "infer/decoder.h"
@@ -55,6 +56,7 @@ class CudaDecoder {
   void make_products(DecodeWeights weights);
   const float* keep(const at::Tensor& x);
   void upload(std::span<const int64_t> ids);
+  bool stands_at(std::span<const int64_t> ids) const;
   void launch(End end);
   void replay(std::optional<CudaGraph>& graph, End end);
 
@@ -72,8 +74,10 @@ class CudaDecoder {
   kernels::DecodeGreedy greedy_;
   at::Tensor states_;  // int64 (N, words of a DecodeState), on the device
   at::Tensor h_, angles_, qkv_, attended_, activated_, logits_;  // fp32 (N, ..)
-  at::Tensor output_;                                            // int64 (N, kOutput)
+  at::Tensor output_;         // int64 (N, kOutput), round and round
+  int64_t output_begin_ = 0;  // where the next token goes
   at::Tensor attention_scratch_, greedy_scratch_;
+  std::vector<std::pair<int64_t, int64_t>> on_device_;  // position and next token, as states_ has
   std::optional<CudaGraph> logits_graph_, greedy_graph_;
 };
 

@@ -49,7 +49,7 @@ Q8Weights quantize_q8(const at::Tensor& weight) {
       at::empty({rows, columns}, at::kChar),
       at::zeros({rows * columns / kernels::kQ8Block + kernels::kQ8ScalePadding}, at::kShort)};
   kernels::quantize_q8(rows * columns,
-                       data(to_float(weight)),
+                       data(to_float(weight.cpu())),
                        q8.values.mutable_data_ptr<int8_t>(),
                        static_cast<uint16_t*>(q8.scales.mutable_data_ptr()));
   return q8;

@@ -19,7 +19,7 @@ namespace basin {
 /// bits (blocks of 32 with a scale each, llama.cpp's Q8_0).
 enum class DecodeWeights { kModel, kQ8 };
 
-/// A matrix (rows, columns) on the CPU in 8 bits, as kernels::WeightMatrix wants it: int8 values,
+/// A matrix (rows, columns) in 8 bits, on the CPU, as kernels::WeightMatrix wants it: int8 values,
 /// and fp16 bits of the scales with padding behind them. Throws std::invalid_argument unless
 /// columns come in whole blocks.
 struct Q8Weights {

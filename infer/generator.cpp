@@ -11,12 +11,6 @@
 #include "configs/signals.h"
 
 namespace basin {
-namespace {
-
-constexpr int64_t kChunk = 1024;  // positions of a prompt that pass the layers at once
-
-}  // namespace
-
 Generator::Generator(const Transformer& model,
                      const CacheShape& shape,
                      const SamplerConfig& sampler,
@@ -63,9 +57,10 @@ void Generator::feed(std::span<const int32_t> tokens) {
   }
   pending_ = -1;
   const at::Tensor all = at::tensor(ids, at::kLong).to(model_.device()).unsqueeze(0);
-  for (int64_t begin = 0; begin < all.size(1); begin += kChunk) {
+  const int64_t chunk = chunk_tokens(model_.device());
+  for (int64_t begin = 0; begin < all.size(1); begin += chunk) {
     check_interrupt();
-    advance(all.narrow(1, begin, std::min(kChunk, all.size(1) - begin)));
+    advance(all.narrow(1, begin, std::min(chunk, all.size(1) - begin)));
   }
 }
 

@@ -26,6 +26,10 @@ at::Tensor grouped(const at::Tensor& q_THK, int64_t groups) {
 
 }  // namespace
 
+int64_t chunk_tokens(at::Device device) {
+  return device.is_cuda() ? 16384 : 1024;
+}
+
 KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t origin)
     : model_(model), shape_(shape), origin_(origin), ring_size_(shape.recent + 1) {
   TORCH_CHECK(shape.sinks >= 0 && shape.recent >= 1,

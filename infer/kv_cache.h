@@ -15,6 +15,9 @@
 
 namespace basin {
 
+/// Tokens of a stream that best pass the layers at once: on a GPU enough to fill it.
+int64_t chunk_tokens(at::Device device);
+
 /// Batch of one stream. Query t sees key k when k <= t and (k < S or k >= t - R): a full cache and
 /// itself. Memory does not grow.
 class KvCache {

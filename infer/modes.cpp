@@ -14,11 +14,6 @@ namespace {
 
 constexpr int64_t kRecomputePositions = 8192;  // of the windows that are recomputed in one batch
 
-// Positions that pass the layers at once: on a GPU enough to fill it.
-int64_t chunk_of(const Transformer& model) {
-  return model.device().is_cuda() ? 16384 : 1024;
-}
-
 // Rows of logits that are alive at once: on a CPU 4 M logits, which stay in its caches.
 int64_t logit_rows(const Transformer& model) {
   const int64_t logits = int64_t{1} << (model.device().is_cuda() ? 28 : 22);
@@ -46,7 +41,8 @@ at::Tensor score_stream(const Transformer& model,
                         const at::Tensor& tokens,
                         Progress* progress) {
   const at::NoGradGuard no_grad;
-  const int64_t N = tokens.size(0), sinks = model.config().sink.tokens(), chunk = chunk_of(model);
+  const int64_t N = tokens.size(0), sinks = model.config().sink.tokens(),
+                chunk = chunk_tokens(model.device());
   at::Tensor nll = at::empty({std::max<int64_t>(0, N - 1)}, at::kFloat);
   if (N < 2) return nll;
   const at::Tensor stream =

@@ -1,5 +1,6 @@
 #include "model/device.h"
 
+#include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
@@ -26,6 +27,8 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
   const at::Device device(
       at::kCUDA,
       static_cast<c10::DeviceIndex>(local_rank % at::detail::getCUDAHooks().deviceCount()));
+  at::globalContext().lazyInitDevice(
+      at::kCUDA);  // else the first tensor would, and nothing before it could ask
   c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
   if (const std::string obstacle = cuda_kernels_obstacle(); !obstacle.empty())
     spdlog::warn("models run on LibTorch's plain ops, several times slower: {}", obstacle);

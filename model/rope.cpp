@@ -27,6 +27,10 @@ ops::Rotary rotary_table(const ModelConfig& config, const at::Tensor& positions)
   const int64_t half = config.rotary_size() / 2;
   if (half == 0) return {};
   const std::vector<double> frequencies = rotary_frequencies(config);
+  if (positions.is_cuda()) {   // there, without waiting for it
+    const at::Tensor angle_NR = at::outer(positions.to(at::kDouble), at::tensor(frequencies, at::kDouble).to(positions.device())).fmod(2 * std::numbers::pi);
+    return {angle_NR.cos().to(at::kFloat), angle_NR.sin().to(at::kFloat)};
+  }
   const at::Tensor at_N = positions.to(at::kCPU, at::kLong).contiguous();
   const int64_t N = at_N.numel();
   at::Tensor cos_NR = at::empty({N, half}, at::kFloat), sin_NR = at::empty({N, half}, at::kFloat);

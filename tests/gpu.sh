@@ -3,7 +3,8 @@
 # evaluation of 4 M tokens, decoding against the bandwidth. Tables on stdout, JSON in runs/gpu/.
 #   bash tests/gpu.sh             builds (needs a CUDA 13 toolkit), installs PyTorch into .deps/clients, runs
 #   bash tests/gpu.sh pack DIR    builds, and copies what running takes into DIR (about 15 MB), for a machine without compiler and packages
-#   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors
+#   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors; for the comparison,
+#                                 torch.compile needs a C compiler and Python.h
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
@@ -40,19 +41,20 @@ run() {
   mkdir -p "$out"
   export BASIN="$programs/basin" OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || fail "no NVIDIA GPU here (nvidia-smi does not answer)"
-  local bench="$BASIN bench" pythia="configs/pythia-160m.yaml --device cuda --dtype bfloat16"
+  local bench="set -o pipefail; $BASIN bench" pythia="configs/pythia-160m.yaml --device cuda --dtype bfloat16"
   step "kernels" "$programs/basin_gpu_kernels_tests" --gtest_brief=1
   step "models" "$programs/basin_gpu_tests" --gtest_brief=1
   step "decode" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --json | tee $out/decode.json"
   step "decode, 8 streams" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --streams 8 --no-peaks --json | tee $out/decode-8.json"
   step "stream" bash -c "$bench stream $pythia --cache 1024 --tokens 4194304 --repetitions 2 --warmup 1 --json | tee $out/stream.json"
   step "prefill" bash -c "$bench prefill $pythia --cache 4096 --tokens 4096 --json | tee $out/prefill.json"
-  step "training" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
+  step "training" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --json | tee $out/train.json"
+  step "training against torch.compile" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
   [ -z "$failed" ] || { printf 'gpu: failed%s\n' "$failed" >&2; exit 1; }
 }
 
 case "${1:-}" in
-  -h|--help) sed -n '2,6s/^# \{0,1\}//p' tests/gpu.sh ;;
+  -h|--help) sed -n '2,7s/^# \{0,1\}//p' tests/gpu.sh ;;
   '') bash configs/setup.sh --clients; build; run "$PWD/build" .deps/clients/bin/python ;;
   pack) [ $# -eq 2 ] || fail "pack takes a directory"; build; pack "$2" ;;
   run)

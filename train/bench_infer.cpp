@@ -29,8 +29,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kChunk = 1024;  // positions that pass the layers at once, as in the verbs
-
 std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
   const at::Device device = device_of_option(bench.device);
   const std::string dtype = bench.dtype == "float32" ? "float32" : "bfloat16";
@@ -87,10 +85,11 @@ int64_t stream_through(const Transformer& model,
                        KvCache& cache,
                        const at::Tensor& text,
                        int64_t n) {
+  const int64_t chunk = chunk_tokens(model.device());
   at::Tensor logits;
   for (int64_t done = 0; done < n;) {
     const int64_t from = done % text.size(0),
-                  count = std::min({kChunk, n - done, text.size(0) - from});
+                  count = std::min({chunk, n - done, text.size(0) - from});
     logits = model.decode(text.narrow(0, from, count).unsqueeze(0), cache.attention());
     cache.advance(count);
     done += count;

@@ -44,8 +44,8 @@ void print_summary(const RunConfig& config, const Comm& comm, at::Device device)
 int train_rank(RunConfig config, const std::string& config_path) {
   const Placement placement = find_placement();
   match_model_to_data(config);
+  const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
   const std::unique_ptr<Comm> comm = make_comm(placement);
-  const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);
   if (comm->is_root()) print_summary(config, *comm, device);
   Trainer trainer(config, *comm, device);
   const Trainer::Outcome outcome = trainer.run();

@@ -11,6 +11,7 @@ ForwardBackward::ForwardBackward(const Transformer& model)
 void ForwardBackward::prepare(const at::Tensor& samples) {
   if (graph_ || !model_.device().is_cuda() || cuda_plugin() == nullptr) return;
   samples_ = samples.clone();
+  rotary_table_ = model_.causal_attention(model_.config().sink.tokens() + samples.size(1) - 1);
   graph_.emplace([this] { add_loss(); });
 }
 

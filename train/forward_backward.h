@@ -31,8 +31,9 @@ class ForwardBackward {
   void add_loss();
 
   const Transformer& model_;
-  at::Tensor loss_sum_;  // fp64 scalar on the model's device
-  at::Tensor samples_;   // what the graph reads
+  at::Tensor loss_sum_;          // fp64 scalar on the model's device
+  at::Tensor samples_;           // what the graph reads
+  LayerAttention rotary_table_;  // keeps what the graph has the address of
   std::optional<CudaGraph> graph_;
 };
 

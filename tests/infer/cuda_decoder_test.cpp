@@ -106,7 +106,17 @@ TEST(CudaDecoder, GreedyFeedsTheLikeliest) {
   CudaDecoder decoder(model, Streams::pointers(streams.caches), DecodeWeights::kModel, &kEmulated);
   Decoder expected(model);
   const std::vector<int64_t> first = {7, 9};
-  const at::Tensor got = decoder.greedy(first, 30);
+  // The second call goes on where the first has left the device, the third after another's steps.
+  const at::Tensor start = decoder.greedy(first, 11);
+  const auto last = [](const at::Tensor& tokens) {
+    const at::Tensor column = tokens.select(1, -1).contiguous();
+    return std::vector<int64_t>(column.const_data_ptr<int64_t>(),
+                                column.const_data_ptr<int64_t>() + column.numel());
+  };
+  const at::Tensor more = decoder.greedy(last(start), 9);
+  const at::Tensor step = decoder.step(last(more)).argmax(1, true),
+                   rest = decoder.greedy(last(step), 9);
+  const at::Tensor got = at::cat({start, more, step, rest}, 1);
   std::vector<int64_t> ids = first;
   const std::vector<KvCache*> caches = Streams::pointers(streams.expected);
   for (int64_t i = 0; i < 30; ++i) {

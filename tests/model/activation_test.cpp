@@ -75,6 +75,11 @@ TYPED_TEST(KernelTest, GeluMatchesItsDefinition) {
 }
 
 TEST(ActivationTest, NormalDistributionOfGeluIsExactInBothTails) {
+#ifdef BASIN_CUDA_KERNELS
+  constexpr double kTolerance = 4e-7;  // CUDA's normcdff is right to 5 units in the last place
+#else
+  constexpr double kTolerance = 1.3e-7;  // 0.3e-7 of it from rounding y and 1e-7 the kernel
+#endif
   std::vector<float> x, y;
   for (float v = 1e-4f; v < 15; v *= 1.0001f) x.insert(x.end(), {v, -v});
   y.resize(x.size());
@@ -82,8 +87,7 @@ TEST(ActivationTest, NormalDistributionOfGeluIsExactInBothTails) {
     gelu_forward<float>(static_cast<int64_t>(x.size()), x.data(), y.data());
     for (size_t i = 0; i < x.size(); ++i) {
       const double v = x[i], cdf = y[i] / v;
-      ASSERT_NEAR(cdf, normal_cdf(v), 1.3e-7)
-          << v;  // 0.3e-7 of it from rounding y and 1e-7 the kernel
+      ASSERT_NEAR(cdf, normal_cdf(v), kTolerance) << v;
       if (v > -12) {
         ASSERT_NEAR(cdf / normal_cdf(v), 1, 1e-5) << v;
       }

@@ -69,8 +69,8 @@ LossAndGradient loss_and_gradient(Transformer& model, const at::Tensor& samples)
   return {pass.loss_sum(), gradients.flat().cpu().clone()};
 }
 
-// Against fp64 on the CPU: the fused bf16 model must be as near as LibTorch's plain bf16 ops, the
-// fp32 one to rounding. The graph is part of it.
+// Against fp64 on the CPU: the fused bf16 model must be about as near as plain ops with fp32
+// inside, the fp32 one to rounding. The graph is part of it.
 TEST_F(Gpu, LossAndGradientOfAllFamiliesAndSinks) {
   for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox})
     for (const SinkKind kind :
@@ -101,7 +101,7 @@ TEST_F(Gpu, LossAndGradientOfAllFamiliesAndSinks) {
       EXPECT_LT(relative(got_wide.gradient, want.gradient), 1e-3);
       EXPECT_NEAR(got.loss, want.loss, 5e-3 * want.loss);
       EXPECT_LT(relative(got.gradient, want.gradient),
-                1.2 * relative(reference.gradient, want.gradient));
+                1.5 * relative(reference.gradient, want.gradient));
     }
 }
 

@@ -39,6 +39,8 @@ void* capture(const std::function<void()>& body) {
     const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
     for (int i = 0; i < kRunsBeforeCapture; ++i) body();
     c10::cuda::device_synchronize();
+    // What the runs have left is of no use to the graph, which keeps its own memory.
+    c10::cuda::CUDACachingAllocator::emptyCache();
     graph->capture_begin();
     body();
     graph->capture_end();

@@ -35,6 +35,18 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
   return device;
 }
 
+// NVIDIA's data sheets: dense bf16 tensor cores, SXM modules.
+double datasheet_flops(at::Device device) {
+  if (!device.is_cuda() || cuda_plugin() == nullptr) return 0;
+  const std::string name = cuda_plugin()->device_name();
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("PCIe") || has("NVL")) return 0;  // slower, each in its own way
+  if (has("H100") || has("H200") || has("H800") || has("GH200")) return 989e12;
+  if (has("A100") || has("A800")) return 312e12;
+  if (has("B200") || has("GB200")) return 2250e12;
+  return 0;
+}
+
 void synchronize(at::Device device) {
   if (device.is_cuda()) c10::impl::VirtualGuardImpl(at::kCUDA).synchronizeDevice(device.index());
 }

@@ -19,6 +19,10 @@ inline constexpr std::string_view kEnumNames<DeviceKind>[] = {"auto", "cpu", "cu
 /// std::runtime_error saying what is missing when cuda was asked for.
 at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t local_rank = 0);
 
+/// Bf16 FLOP/s without sparsity that the data sheet of the GPU promises; 0 where it is not known, as
+/// for CPUs.
+double datasheet_flops(at::Device device);
+
 /// Waits for what the device still has to do; nothing for a CPU.
 void synchronize(at::Device device);
 

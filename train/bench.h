@@ -44,8 +44,6 @@ void add_rate(BenchRow& row, const std::string& name, double work, const Timing&
 double measure_gemm_flops(at::ScalarType dtype, at::Device device);
 /// Bytes a second that all threads of the CPU together, or the GPU, read from memory.
 double measure_read_bandwidth(at::Device device);
-/// Bf16 FLOP/s without sparsity that the data sheet of the GPU promises; 0 where it is not known.
-double datasheet_flops(at::Device device);
 /// Highest resident memory of the process since reset_peak_memory, or of the GPU what LibTorch's
 /// allocator held at most, in bytes; 0 where nobody says.
 int64_t peak_memory_bytes(at::Device device);

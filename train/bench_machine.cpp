@@ -101,18 +101,6 @@ double measure_read_bandwidth(at::Device device) {
   return best;
 }
 
-// NVIDIA's data sheets: dense bf16 tensor cores, SXM modules.
-double datasheet_flops(at::Device device) {
-  if (!device.is_cuda() || cuda_plugin() == nullptr) return 0;
-  const std::string name = cuda_plugin()->device_name();
-  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
-  if (has("PCIe") || has("NVL")) return 0;  // slower, each in its own way
-  if (has("H100") || has("H200") || has("H800") || has("GH200")) return 989e12;
-  if (has("A100") || has("A800")) return 312e12;
-  if (has("B200") || has("GB200")) return 2250e12;
-  return 0;
-}
-
 int64_t peak_memory_bytes(at::Device device) {
   if (device.is_cuda()) return cuda_plugin() ? cuda_plugin()->peak_memory_bytes() : 0;
   std::ifstream file("/proc/self/status");

@@ -35,10 +35,10 @@ void print_summary(const RunConfig& config, const Comm& comm, at::Device device)
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
-  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} rank(s) x {} thread(s); mfu n/a: no peak FLOP/s known for this {}",
+  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} rank(s) x {} thread(s){}",
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
                format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), comm.size(), at::get_num_threads(),
-               c10::DeviceTypeName(device.type(), /*lower_case=*/true));
+               datasheet_flops(device) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for this {}", c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
 }
 
 int train_rank(RunConfig config, const std::string& config_path) {

@@ -286,6 +286,9 @@ void Trainer::measure_and_log(const StepResult& result) {
   row.lr = result.lr;
   row.grad_norm = if_finite(result.grad_norm);
   row.tokens_per_second = static_cast<double>(steps_since_row_) * step_tokens / stepping_seconds_;
+  if (const double peak = datasheet_flops(device_) * static_cast<double>(comm_.size()); peak > 0)
+    row.mfu = train_flops_per_token(config_.model, config_.data.sequence_length) *
+              row.tokens_per_second / peak;
   row.val_loss = state_.val_loss;
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;

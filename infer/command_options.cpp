@@ -2,6 +2,10 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <iterator>
+#include <vector>
+
 #include "model/device.h"
 
 namespace basin {
@@ -9,14 +13,13 @@ namespace basin {
 void add_device_option(CLI::App& verb, std::string& device) {
   verb.add_option("--device", device, "auto (a GPU where one is usable), cpu or cuda")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kEnumNames<DeviceKind>),
+                                                     std::end(kEnumNames<DeviceKind>))));
 }
 
 at::Device device_of_option(const std::string& device) {
-  const DeviceKind kind = device == "cpu"    ? DeviceKind::kCpu
-                          : device == "cuda" ? DeviceKind::kCuda
-                                             : DeviceKind::kAuto;
-  return choose_device(kind, "--device");
+  const auto* name = std::ranges::find(kEnumNames<DeviceKind>, device);
+  return choose_device(static_cast<DeviceKind>(name - kEnumNames<DeviceKind>), "--device");
 }
 
 void ModelOptions::add_to(CLI::App& verb) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/flash_attention.h"
 #include "model/kernels/kernels.h"
 #include "model/rope.h"
 
@@ -84,7 +85,7 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
               qkv.sizes());
   const at::NoGradGuard no_grad;
   if (ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
-  if (qkv.size(1) > 1 && ops::has_window_attention(qkv, model_.head_shape().head_size))
+  if (qkv.size(1) > 1 && ops::takes_flash_attention(qkv, model_.head_shape().head_size))
     return attend_windowed(layer, qkv);
   const Plan& p = plan(qkv.size(1));
   if (p.tokens > 1 && p.blocks.empty()) plan_blocks(plan_);

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "model/cuda.h"
+#include "model/flash_attention.h"
 #include "model/kernels/kernel_set.h"
 
 namespace basin::ops {
@@ -20,14 +21,6 @@ using torch::autograd::variable_list;
 using OptionalTensor = std::optional<at::Tensor>;
 
 thread_local bool t_reference = false;
-
-bool takes_cuda_kernel(const at::Tensor& x) {
-  return !t_reference && x.is_cuda() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && cuda_plugin() != nullptr;
-}
-
-bool takes_flash(const at::Tensor& x, int64_t head_size) {
-  return takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16 && head_size % 8 == 0 && head_size <= 256;
-}
 
 bool fused(const at::Tensor& x) { return takes_cpu_kernel(x) || takes_cuda_kernel(x); }
 
@@ -141,55 +134,6 @@ struct FusedAttention : Function<FusedAttention> {
   }
 };
 
-// On a GPU in bf16: LibTorch's flash attention between our rotation and our sink. Exact gradients: flash attention's backward takes the sink
-// with the softmax's denominator, which already counts it.
-struct FlashAttention : Function<FlashAttention> {
-  // Queries, keys and values as flash attention wants them, (B, T, heads, K).
-  struct Heads {
-    at::Tensor q, k, v;
-  };
-  static Heads heads_of(const at::Tensor& qkv, const at::Tensor& qk, const kernels::AttentionShape& s) {
-    return {qk.narrow(2, 0, s.H), qk.narrow(2, s.H, s.G), qkv.view({s.B, s.T, s.H + 2 * s.G, s.K}).narrow(2, s.H + s.G, s.G)};
-  }
-
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_in, int64_t H, int64_t G, int64_t K, const OptionalTensor& cos_in,
-                            const OptionalTensor& sin_in, const OptionalTensor& sink_logit) {
-    const at::Tensor qkv = qkv_in.contiguous(), cos = to_float(tensor(cos_in)), sin = to_float(tensor(sin_in)), logit = to_float(tensor(sink_logit));
-    const kernels::AttentionShape shape = FusedAttention::shape_of(qkv, {H, G, K}, cos);
-    const at::Tensor qk = at::empty({shape.B, shape.T, H + G, K}, qkv.options());
-    cuda_plugin()->rotary_split(shape, in<kernels::Bf16>(qkv), in<float>(cos), in<float>(sin), out<kernels::Bf16>(qk));
-    const Heads heads = heads_of(qkv, qk, shape);
-    const auto [y, lse, rng_state, unused, mask] =
-        at::_flash_attention_forward(heads.q, heads.k, heads.v, std::nullopt, std::nullopt, shape.T, shape.T, 0.0, /*is_causal=*/true, false);
-    TORCH_CHECK(y.is_contiguous() && lse.is_contiguous(), "flash attention has changed the layout of its results");
-    if (logit.defined()) cuda_plugin()->fold_sink(shape, in<float>(logit), out<kernels::Bf16>(y), out<float>(lse));
-    ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, rng_state, unused});
-    ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
-    if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
-    return y.view({shape.B, shape.T, H * K});
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &qkv = saved[0], &qk = saved[1], &cos = saved[2], &sin = saved[3], &logit = saved[4], &y = saved[5], &lse = saved[6];
-    const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
-    const kernels::AttentionShape shape = FusedAttention::shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
-    const Heads x = heads_of(qkv, qk, shape);
-    const at::Tensor dy = grads[0].contiguous().view_as(y), none;
-    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, x.q, x.k, x.v, y, lse, none, none, shape.T, shape.T, 0.0, /*is_causal=*/true, saved[7], saved[8]);
-    const at::Tensor dqkv = at::empty_like(qkv), q = dq.contiguous(), k = dk.contiguous(), v = dv.contiguous();
-    using kernels::Bf16;
-    cuda_plugin()->rotary_merge(shape, {in<Bf16>(q), in<Bf16>(k), in<Bf16>(v)}, in<float>(cos), in<float>(sin), out<Bf16>(dqkv));
-    at::Tensor dlogit;
-    if (logit.defined()) {
-      dlogit = at::empty_like(logit);
-      cuda_plugin()->sink_logit_gradient(shape, {in<float>(logit), in<Bf16>(y), in<float>(lse), in<Bf16>(dy)}, out<float>(dlogit));
-      dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
-    }
-    return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};
-  }
-};
-
 struct FusedSwiglu : Function<FusedSwiglu> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up_in) {
     const at::Tensor gate_up = gate_up_in.contiguous();
@@ -299,10 +243,10 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& scale = grads[0];
-    if (scale.is_cpu() && scale.item<double>() == 1) return {saved[0], saved[1], at::Tensor(), at::Tensor()};
-    const auto scaled = [&](const at::Tensor& x) { return x * scale.to(x.scalar_type()); };   // on a GPU nobody waits for the number
-    return {scaled(saved[0]), scaled(saved[1]), at::Tensor(), at::Tensor()};
+    if (grads[0].is_cuda()) return {saved[0] * grads[0], saved[1] * grads[0], at::Tensor(), at::Tensor()};   // nobody waits for the number
+    const double scale = grads[0].item<double>();
+    if (scale == 1) return {saved[0], saved[1], at::Tensor(), at::Tensor()};
+    return {saved[0] * scale, saved[1] * scale, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -330,6 +274,10 @@ bool takes_cpu_kernel(const at::Tensor& x) {
   return !t_reference && x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
 
+bool takes_cuda_kernel(const at::Tensor& x) {
+  return !t_reference && x.is_cuda() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && cuda_plugin() != nullptr;
+}
+
 ReferenceGuard::ReferenceGuard() : before_(t_reference) { t_reference = true; }
 ReferenceGuard::~ReferenceGuard() { t_reference = before_; }
 
@@ -345,19 +293,13 @@ std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor
 }
 
 at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
-  if (takes_flash(qkv, shape.head_size)) return FlashAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
+  if (takes_flash_attention(qkv, shape.head_size)) return flash_attention(qkv, shape, rotary, sink_logit);
   if (!takes_cpu_kernel(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
   return FusedAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
 }
 
-bool has_window_attention(const at::Tensor& x, int64_t head_size) { return takes_flash(x, head_size); }
-
 Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent) {
-  if (!takes_flash(q, q.size(2))) return reference::window_attention(q, k, v, recent);
-  const auto [out, lse, rng_state, unused, mask] =
-      at::_flash_attention_forward(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), std::nullopt, std::nullopt, q.size(0), k.size(0), 0.0,
-                                   /*is_causal=*/true, false, /*scale=*/1.0, /*window_size_left=*/recent, /*window_size_right=*/0);
-  return {out.squeeze(0), lse.squeeze(0)};
+  return takes_flash_attention(q, q.size(2)) ? flash_window_attention(q, k, v, recent) : reference::window_attention(q, k, v, recent);
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up) { return fused(gate_up) ? FusedSwiglu::apply(gate_up) : reference::swiglu(gate_up); }

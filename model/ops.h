@@ -50,8 +50,6 @@ struct Attended {
 /// The newest n tokens of a stream against a band of it: q (n, H, K), rotated and scaled, k and v (m, G, K) with m >= n. Query i is token
 /// m - n + i of the band and sees itself and the `recent` tokens before it. No gradient.
 Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent);
-/// Whether window_attention is more than its reference here: bf16 on a GPU with Basin's kernels.
-bool has_window_attention(const at::Tensor& x, int64_t head_size);
 
 /// gate_up (..., 2F), gate first -> silu(gate) * up (..., F).
 at::Tensor swiglu(const at::Tensor& gate_up);
@@ -99,6 +97,9 @@ double sum_of_squares(const at::Tensor& x);
 
 /// Whether ops on x take a fused CPU kernel here: fp32 or bf16 on the CPU, and no ReferenceGuard alive.
 bool takes_cpu_kernel(const at::Tensor& x);
+
+/// The same for GPUs: fp32 or bf16 there, and Basin's kernels loaded.
+bool takes_cuda_kernel(const at::Tensor& x);
 
 /// While alive, every op of this thread takes its reference path (tests, debugging).
 class ReferenceGuard {

@@ -154,6 +154,23 @@ TEST(Ops, EmbeddingAddsRepeatedIds) {
   expect_fused_equals_reference([&](const Tensors& x) { return ops::embedding(ids, x[0]); }, {randn({5, 24}, 1)});
 }
 
+// What comes in is not rounded to bf16 before it scales the gradients.
+TEST(Ops, LinearCrossEntropyScalesItsGradientExactly) {
+  const at::Tensor hidden = at::randn({40, 16}).to(at::kBFloat16).requires_grad_(),
+                   weight = at::randn({50, 16}).to(at::kBFloat16).requires_grad_(), targets = at::randint(50, {40}, at::kLong);
+  const auto gradients = [&](double scale) {
+    hidden.mutable_grad() = at::Tensor();
+    weight.mutable_grad() = at::Tensor();
+    (ops::linear_cross_entropy(hidden, weight, targets) * scale).backward();
+    return std::pair(hidden.grad(), weight.grad());
+  };
+  const auto [dhidden, dweight] = gradients(1);
+  const double third = static_cast<float>(1.0 / 3);   // the loss is fp32
+  const auto [third_dhidden, third_dweight] = gradients(third);
+  EXPECT_TRUE(at::equal(third_dhidden, dhidden * third));
+  EXPECT_TRUE(at::equal(third_dweight, dweight * third));
+}
+
 TEST(Ops, SumOfSquares) {
   const at::Tensor x = at::randn({100'003});
   const double fused = ops::sum_of_squares(x), plain = ops::reference::sum_of_squares(x);

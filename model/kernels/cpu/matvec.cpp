@@ -3,7 +3,6 @@
 // block are exact integers.
 #include <algorithm>
 #include <cmath>
-#include <utility>
 #include <vector>
 
 #include "model/kernels/cpu/parallel.h"
@@ -62,15 +61,6 @@ HWY_INLINE void store_sums(
     for (int c = 1; c < C; ++c) sum = hn::Add(sum, sums[v * C + c]);
     y[v * rows + row] = hn::GetLane(hn::SumOfLanes(Lanes32(), sum)) + (bias ? bias[row] : 0);
   }
-}
-
-// body(0) .. body(n - 1) with constants, so that arrays indexed by them become registers.
-template <int n, class Body>
-HWY_INLINE void unrolled(Body&& body) {
-  [&]<int... i>(std::integer_sequence<int, i...>) BASIN_INLINE_BODY {
-    (body(std::integral_constant<int, i>()), ...);
-  }
-  (std::make_integer_sequence<int, n>());
 }
 
 // Rows kRows at a time: with several vectors the activations no longer fit the inner cache, and

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "hwy/highway.h"
 #include "model/kernels/kernels.h"
@@ -144,6 +145,15 @@ template <class Term>
 HWY_INLINE float sum_vectors(int64_t n, const Term& term) {
   const auto add = [](Vector a, Vector b) BASIN_INLINE_BODY { return hn::Add(a, b); };
   return hn::GetLane(hn::SumOfLanes(Lanes32(), reduce_vectors(n, constant(0), term, add)));
+}
+
+/// body(0) .. body(n - 1) with constants, so that arrays indexed by them become registers.
+template <int n, class Body>
+HWY_INLINE void unrolled(Body&& body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) BASIN_INLINE_BODY {
+    (body(std::integral_constant<int, i>()), ...);
+  }
+  (std::make_integer_sequence<int, n>());
 }
 
 }  // namespace HWY_NAMESPACE

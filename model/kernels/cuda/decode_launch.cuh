@@ -32,8 +32,7 @@ void launch_early(void (*kernel)(Parameters...),
                   dim3 block,
                   int shared_bytes,
                   Arguments... arguments) {
-  if (shared_bytes > 32 * 1024)  // 48 KiB go unasked, but the kernel's static arrays count, too
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  allow_shared_memory(kernel, shared_bytes);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

@@ -24,6 +24,14 @@ namespace basin::kernels {
 constexpr int kWarp = 32;
 
 #ifdef __CUDACC__
+/// Lets the kernel have that much dynamic shared memory. 48 KiB go unasked, of which its static
+/// arrays take some.
+template <class Kernel>
+void allow_shared_memory(Kernel* kernel, int bytes) {
+  if (bytes > 32 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...),
             dim3 grid,
@@ -31,9 +39,7 @@ void launch(void (*kernel)(Parameters...),
             int shared_bytes,
             Arguments... arguments) {
   if (grid.x == 0) return;  // nothing to do, which CUDA would refuse
-  constexpr int kFree = 32 * 1024;  // of the 48 KiB that need no asking, static arrays take some
-  if (shared_bytes > kFree)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  allow_shared_memory(kernel, shared_bytes);
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), current_stream()>>>(
       static_cast<Parameters>(arguments)...);
   check(cudaGetLastError());

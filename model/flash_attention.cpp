@@ -1,0 +1,96 @@
+#include "model/flash_attention.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+#include <vector>
+
+#include "model/cuda.h"
+
+namespace basin::ops {
+namespace {
+
+using kernels::Bf16;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<at::Tensor>;
+
+const Bf16* bits(const at::Tensor& x) { return static_cast<const Bf16*>(x.const_data_ptr()); }
+Bf16* mutable_bits(const at::Tensor& x) { return static_cast<Bf16*>(x.mutable_data_ptr()); }
+const float* floats(const at::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+float* mutable_floats(const at::Tensor& x) { return x.mutable_data_ptr<float>(); }
+
+OptionalTensor optional(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
+at::Tensor in_fp32(const OptionalTensor& x) { return x ? x->to(at::kFloat).contiguous() : at::Tensor(); }
+
+kernels::AttentionShape shape_of(const at::Tensor& qkv, const HeadShape& s, const at::Tensor& cos) {
+  return {qkv.size(0), qkv.size(1), s.heads, s.kv_heads, s.head_size, cos.defined() ? 2 * cos.size(-1) : 0};
+}
+
+// Exact gradients: flash attention's backward takes the sink with the softmax's denominator, which already counts it.
+struct FlashAttention : Function<FlashAttention> {
+  // Queries, keys and values as flash attention wants them, (B, T, heads, K).
+  struct Heads {
+    at::Tensor q, k, v;
+  };
+  static Heads heads_of(const at::Tensor& qkv, const at::Tensor& qk, const kernels::AttentionShape& s) {
+    return {qk.narrow(2, 0, s.H), qk.narrow(2, s.H, s.G), qkv.view({s.B, s.T, s.H + 2 * s.G, s.K}).narrow(2, s.H + s.G, s.G)};
+  }
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_in, int64_t H, int64_t G, int64_t K, const OptionalTensor& cos_in,
+                            const OptionalTensor& sin_in, const OptionalTensor& sink_logit) {
+    const at::Tensor qkv = qkv_in.contiguous(), cos = in_fp32(cos_in), sin = in_fp32(sin_in), logit = in_fp32(sink_logit);
+    const kernels::AttentionShape shape = shape_of(qkv, {H, G, K}, cos);
+    const at::Tensor qk = at::empty({shape.B, shape.T, H + G, K}, qkv.options());
+    cuda_plugin()->rotary_split(shape, bits(qkv), floats(cos), floats(sin), mutable_bits(qk));
+    const Heads heads = heads_of(qkv, qk, shape);
+    const auto [y, lse, rng_state, unused, mask] =
+        at::_flash_attention_forward(heads.q, heads.k, heads.v, std::nullopt, std::nullopt, shape.T, shape.T, 0.0, /*is_causal=*/true, false);
+    TORCH_CHECK(y.is_contiguous() && lse.is_contiguous(), "flash attention has changed the layout of its results");
+    if (logit.defined()) cuda_plugin()->fold_sink(shape, floats(logit), mutable_bits(y), mutable_floats(lse));
+    ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, rng_state, unused});
+    ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
+    if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
+    return y.view({shape.B, shape.T, H * K});
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &qk = saved[1], &cos = saved[2], &sin = saved[3], &logit = saved[4], &y = saved[5], &lse = saved[6];
+    const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
+    const kernels::AttentionShape shape = shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
+    const Heads x = heads_of(qkv, qk, shape);
+    const at::Tensor dy = grads[0].contiguous().view_as(y), none;
+    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, x.q, x.k, x.v, y, lse, none, none, shape.T, shape.T, 0.0, /*is_causal=*/true, saved[7], saved[8]);
+    const at::Tensor dqkv = at::empty_like(qkv), q = dq.contiguous(), k = dk.contiguous(), v = dv.contiguous();
+    cuda_plugin()->rotary_merge(shape, {bits(q), bits(k), bits(v)}, floats(cos), floats(sin), mutable_bits(dqkv));
+    at::Tensor dlogit;
+    if (logit.defined()) {
+      dlogit = at::empty_like(logit);
+      cuda_plugin()->sink_logit_gradient(shape, {floats(logit), bits(y), floats(lse), bits(dy)}, mutable_floats(dlogit));
+      dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
+    }
+    return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};
+  }
+};
+
+}  // namespace
+
+bool takes_flash_attention(const at::Tensor& x, int64_t head_size) {
+  return takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16 && head_size % 8 == 0 && head_size <= 256;
+}
+
+at::Tensor flash_attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
+  return FlashAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));
+}
+
+Attended flash_window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent) {
+  const auto [out, lse, rng_state, unused, mask] =
+      at::_flash_attention_forward(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), std::nullopt, std::nullopt, q.size(0), k.size(0), 0.0,
+                                   /*is_causal=*/true, false, /*scale=*/1.0, /*window_size_left=*/recent, /*window_size_right=*/0);
+  return {out.squeeze(0), lse.squeeze(0)};
+}
+
+}  // namespace basin::ops

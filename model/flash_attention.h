@@ -1,0 +1,17 @@
+// Attention on a GPU in bf16: LibTorch's flash attention between our rotation and our sink.
+#pragma once
+
+#include "model/ops.h"
+
+namespace basin::ops {
+
+/// Whether the functions below take x and heads of this size; else there is the reference.
+bool takes_flash_attention(const at::Tensor& x, int64_t head_size);
+
+/// ops::attention.
+at::Tensor flash_attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit);
+
+/// ops::window_attention.
+Attended flash_window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent);
+
+}  // namespace basin::ops

@@ -130,6 +130,19 @@ struct ValidationConfig {
   }
 };
 
+/// How ranks share the work.
+struct DistributedConfig {
+  bool shard_optimizer = false;
+
+  template <class Self, class Visitor>
+  static void visit_fields(Self& self, Visitor&& visit) {
+    visit("shard_optimizer",
+          self.shard_optimizer,
+          Field{.doc = "each rank keeps and updates its part of the master weights and moments only "
+                       "(ZeRO-1, arXiv 1910.02054)"});
+  }
+};
+
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t seed = 1;
@@ -142,6 +155,7 @@ struct TrainConfig {
   ScheduleConfig schedule;
   CheckpointConfig checkpoint;
   ValidationConfig validation;
+  DistributedConfig distributed;
   int64_t log_every = 10;
   int64_t sink_metric_every = 0;
   int64_t max_skipped = 20;
@@ -172,6 +186,7 @@ struct TrainConfig {
     visit("schedule", self.schedule, Field{.doc = "learning-rate schedule"});
     visit("checkpoint", self.checkpoint, Field{.doc = "when to save and what to keep"});
     visit("validation", self.validation, Field{.doc = "held-out loss during training"});
+    visit("distributed", self.distributed, Field{.doc = "how ranks share the work"});
     visit(
         "log_every",
         self.log_every,

@@ -1,5 +1,7 @@
 #include "train/comm.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <fmt/format.h>
 
@@ -17,13 +19,32 @@ constexpr std::chrono::minutes kMeetingTimeout{5};
 constexpr std::chrono::minutes kCollectiveTimeout{
     30};  // rank 0 may be writing a large checkpoint meanwhile
 
+struct Done : Comm::Pending {
+  void wait() override {}
+};
+
 class SingleComm : public Comm {
  public:
   int64_t rank() const override { return 0; }
   int64_t size() const override { return 1; }
-  void all_reduce_sum(at::Tensor&) override {}
+  std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor&) override {
+    return std::make_unique<Done>();
+  }
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
+                                                    const at::Tensor& to) override {
+    return copy(from, to);
+  }
+  std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
+    return copy(from, to);
+  }
   void broadcast(at::Tensor&, int64_t) override {}
   void barrier() override {}
+
+ private:
+  static std::unique_ptr<Pending> copy(const at::Tensor& from, const at::Tensor& to) {
+    if (from.data_ptr() != to.data_ptr()) at::Tensor(to).copy_(from);
+    return std::make_unique<Done>();
+  }
 };
 
 /// Runs `body`; whatever it throws becomes a CommError that says what this rank was doing.
@@ -49,48 +70,85 @@ void communicate(int64_t rank, const char* what, Body&& body) {
 class GlooComm : public Comm {
  public:
   explicit GlooComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> group) : group_(std::move(group)) {}
-  /// A group with a dead peer is left to the end of the process: its destructor may wait for that
-  /// peer.
+  /// A group with a collective that did not end is left to the end of the process: its destructor
+  /// would wait for dead peers.
   ~GlooComm() override {
-    if (broken_) group_.release();
+    if (under_way_ != 0) group_.release();
   }
   int64_t rank() const override { return group_->getRank(); }
   int64_t size() const override { return group_->getSize(); }
 
-  void all_reduce_sum(at::Tensor& tensor) override {
-    on_host(tensor, "all-reduce", [&](std::vector<at::Tensor>& host) {
+  std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
+    std::vector<at::Tensor> host = {tensor.cpu()};
+    return start("all-reduce", host[0], tensor, [&] {
       return group_->allreduce(host, c10d::AllreduceOptions());
     });
   }
-  void broadcast(at::Tensor& tensor, int64_t root) override {
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    on_host(tensor, "broadcast", [&](std::vector<at::Tensor>& host) {
-      return group_->broadcast(host, options);
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
+                                                    const at::Tensor& to) override {
+    at::Tensor host_from = from.cpu(), host = on_host(to);
+    return start("reduce-scatter", host, to, [&] {
+      return group_->_reduce_scatter_base(host, host_from, c10d::ReduceScatterOptions());
     });
   }
-  void barrier() override {
-    wait("barrier", [&] { return group_->barrier(); });
+  std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
+    at::Tensor host_from = from.cpu(), host = on_host(to);
+    return start("all-gather", host, to, [&] {
+      return group_->_allgather_base(host, host_from, c10d::AllgatherOptions());
+    });
   }
+  void broadcast(at::Tensor& tensor, int64_t root) override {
+    std::vector<at::Tensor> host = {tensor.cpu()};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    start("broadcast", host[0], tensor, [&] { return group_->broadcast(host, options); })->wait();
+  }
+  void barrier() override {
+    start("barrier", {}, {}, [&] { return group_->barrier(); })->wait();
+  }
+  double waited_s() const override { return waited_s_; }
 
  private:
-  /// Gloo works on host memory: a tensor elsewhere is copied there and back.
-  template <class Collective>
-  void on_host(at::Tensor& tensor, const char* what, Collective&& collective) {
-    std::vector<at::Tensor> host = {tensor.is_cpu() ? tensor : tensor.cpu()};
-    wait(what, [&] { return collective(host); });
-    if (!tensor.is_cpu()) tensor.copy_(host[0]);
+  class Started : public Pending {
+   public:
+    Started(GlooComm& comm, const char* what, at::Tensor host, at::Tensor target)
+        : comm_(comm), what_(what), host_(std::move(host)), target_(std::move(target)) {}
+    void wait() override {
+      const auto began = std::chrono::steady_clock::now();
+      communicate(comm_.rank(), what_, [&] { work->wait(); });
+      --comm_.under_way_;
+      if (target_.defined() && !target_.is_cpu()) target_.copy_(host_);
+      comm_.waited_s_ +=
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    }
+    c10::intrusive_ptr<c10d::Work> work;
+
+   private:
+    GlooComm& comm_;
+    const char* what_;
+    at::Tensor host_, target_;
+  };
+
+  /// Gloo works on host memory: a tensor elsewhere has a copy there, which is copied back at the
+  /// end.
+  static at::Tensor on_host(const at::Tensor& t) {
+    return t.is_cpu() ? t : at::empty_like(t, at::kCPU);
   }
 
   template <class Collective>
-  void wait(const char* what, Collective&& collective) {
-    broken_ = true;
-    communicate(rank(), what, [&] { collective()->wait(); });
-    broken_ = false;
+  std::unique_ptr<Pending> start(const char* what,
+                                 at::Tensor host,
+                                 at::Tensor target,
+                                 Collective&& collective) {
+    auto started = std::make_unique<Started>(*this, what, std::move(host), std::move(target));
+    ++under_way_;
+    communicate(rank(), what, [&] { started->work = collective(); });
+    return started;
   }
 
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-  bool broken_ = false;  // a collective has begun and not ended well
+  int64_t under_way_ = 0;
+  double waited_s_ = 0;
 };
 
 std::shared_ptr<gloo::transport::Device> network_device(bool single_node) {
@@ -106,6 +164,12 @@ int64_t Comm::broadcast(int64_t value) {
   at::Tensor tensor = at::scalar_tensor(value, at::kLong);
   broadcast(tensor, 0);
   return tensor.item<int64_t>();
+}
+
+at::Tensor Comm::all_gather_rows(const at::Tensor& row) {
+  at::Tensor rows = at::empty({size(), row.numel()}, at::kDouble);
+  start_all_gather(row.to(at::kDouble).contiguous().view({-1}), rows.view({-1}))->wait();
+  return rows;
 }
 
 std::unique_ptr<Comm> make_single_comm() {

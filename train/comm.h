@@ -1,6 +1,6 @@
 // What ranks say to each other: a thin interface over c10d's backends, which appear in comm.cpp
-// only. Every rank calls the same functions in the same order; tensors are contiguous, in place, on
-// the CPU or on the rank's device.
+// only. Every rank starts the same collectives in the same order; tensors are contiguous, on the
+// CPU or on the rank's device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,17 +20,37 @@ struct CommError : std::runtime_error {
 
 class Comm {
  public:
+  /// A collective under way. Its tensors may not be touched before wait() has returned.
+  class Pending {
+   public:
+    virtual ~Pending() = default;
+    virtual void wait() = 0;
+  };
+
   virtual ~Comm() = default;
   virtual int64_t rank() const = 0;
   virtual int64_t size() const = 0;
-  /// Sum over ranks, the same bits on each.
-  virtual void all_reduce_sum(at::Tensor& tensor) = 0;
+
+  /// Sum over ranks, in place, the same bits on each.
+  virtual std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) = 0;
+  /// Rank r's part r of the sum over ranks of `from` (size() * n) into `to` (n), which may lie at
+  /// its place in `from`; the rest of `from` is lost.
+  virtual std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
+                                                            const at::Tensor& to) = 0;
+  /// `from` (n) of rank r into part r of `to` (size() * n); `from` may lie at its place in `to`.
+  virtual std::unique_ptr<Pending> start_all_gather(const at::Tensor& from,
+                                                    const at::Tensor& to) = 0;
   virtual void broadcast(at::Tensor& tensor, int64_t root) = 0;
   virtual void barrier() = 0;
+  /// Time that this process has spent waiting for collectives to end.
+  virtual double waited_s() const { return 0; }
 
   bool is_root() const { return rank() == 0; }
+  void all_reduce_sum(at::Tensor& tensor) { start_all_reduce_sum(tensor)->wait(); }
   /// Rank 0's value, on every rank.
   int64_t broadcast(int64_t value);
+  /// Every rank's row (n), fp64 on the CPU, as (size(), n), on every rank.
+  at::Tensor all_gather_rows(const at::Tensor& row);
 };
 
 /// A process on its own.
@@ -41,10 +61,10 @@ struct Rendezvous {
   int64_t rank = 0, size = 1;
   std::string host = "127.0.0.1";
   uint16_t port = 29500;
-  bool serve = false;       // this rank runs the store that the others connect to
-  int listening_fd = -1;    // bound socket to serve on, from our own launcher; -1: bind `port`
-  bool single_node = true;  // talk over the loopback device only
-  std::string attempt = "0";      // tells apart groups that meet in one store
+  bool serve = false;         // this rank runs the store that the others connect to
+  int listening_fd = -1;      // bound socket to serve on, from our own launcher; -1: bind `port`
+  bool single_node = true;    // talk over the loopback device only
+  std::string attempt = "0";  // tells apart groups that meet in one store
 };
 
 /// Gloo between processes. Blocks until all ranks are there (5 minutes at most); throws CommError

@@ -26,7 +26,11 @@ std::vector<std::string> dataset_paths(const DataConfig& data) {
 
 /// Keys that change nothing about the weights that come out, or rounding alone.
 bool is_harmless(std::string_view key) {
-  for (const std::string_view prefix : {"run.", "train.checkpoint.", "train.validation."}) {
+  for (const std::string_view prefix : {"run.",
+                                        "train.checkpoint.",
+                                        "train.validation.",
+                                        "train.distributed.",
+                                        "train.rollback."}) {
     if (key.starts_with(prefix)) return true;
   }
   for (const std::string_view name : {"train.log_every",
@@ -35,6 +39,7 @@ bool is_harmless(std::string_view key) {
                                       "train.max_skipped",
                                       "train.micro_batch",  // rounding only, and it is named
                                       "train.device",
+                                      "train.deterministic",
                                       "data.heldout"}) {
     if (key == name) return true;
   }
@@ -114,18 +119,18 @@ void check_tokens(const std::string& path, const ModelConfig& model) {
 
 }  // namespace
 
-double TrainConfig::stop_after_s() const {
+double duration_s(const std::string& text, const std::string& key) {
   double total = 0;
-  const char* at = stop_after.data();
-  const char* end = at + stop_after.size();
+  const char* at = text.data();
+  const char* end = at + text.size();
   while (at != end) {
     double number = 0;
     const auto [stop, error] = std::from_chars(at, end, number);
     const std::string_view units = "smhd";
     const size_t unit = stop == end ? std::string_view::npos : units.find(*stop);
     if (error != std::errc() || unit == std::string_view::npos || !(number >= 0)) {
-      throw std::invalid_argument(fmt::format(
-          "train.stop_after: \"{}\" is no duration; write it like 90m, 1h30m or 45s", stop_after));
+      throw std::invalid_argument(
+          fmt::format("{}: \"{}\" is no duration; write it like 90m, 1h30m or 45s", key, text));
     }
     total += number * std::array{1.0, 60.0, 3600.0, 86400.0}[unit];
     at = stop + 1;
@@ -163,10 +168,13 @@ std::vector<std::string> TrainConfig::problems() const {
     out.push_back(fmt::format(
         "train.micro_batch {} does not divide train.global_batch {}", micro_batch, global_batch));
   }
-  try {
-    stop_after_s();
-  } catch (const std::invalid_argument& error) {
-    out.push_back(error.what());
+  for (const auto& [text, key] : {std::pair(stop_after, "train.stop_after"),
+                                  {checkpoint.retry_after, "train.checkpoint.retry_after"}}) {
+    try {
+      duration_s(text, key);
+    } catch (const std::invalid_argument& error) {
+      out.push_back(error.what());
+    }
   }
   return out;
 }

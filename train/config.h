@@ -84,6 +84,8 @@ struct ScheduleConfig {
 
 struct CheckpointConfig {
   int64_t every = 500;
+  bool asynchronous = true;
+  std::string retry_after = "30s";
   int64_t keep_last = 2;
   int64_t keep_every = 0;
   int64_t keep_best = 0;
@@ -95,6 +97,14 @@ struct CheckpointConfig {
           Field{.doc = "steps between checkpoints; 0: only when the run ends or is stopped",
                 .min = 0,
                 .max = 1e9});
+    visit("asynchronous",
+          self.asynchronous,
+          Field{.doc = "write while training goes on; false: training waits"});
+    visit(
+        "retry_after",
+        self.retry_after,
+        Field{.doc = "wait before the next attempt when a checkpoint could not be written; at its "
+                     "end a run makes 20 attempts"});
     visit("keep_last",
           self.keep_last,
           Field{.doc = "newest checkpoints to keep", .min = 1, .max = 1e6});
@@ -133,13 +143,52 @@ struct ValidationConfig {
 /// How ranks share the work.
 struct DistributedConfig {
   bool shard_optimizer = false;
+  Precision reduce_dtype = Precision::kFp32;
+  double bucket_mib = 25;
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
-    visit("shard_optimizer",
-          self.shard_optimizer,
-          Field{.doc = "each rank keeps and updates its part of the master weights and moments only "
-                       "(ZeRO-1, arXiv 1910.02054)"});
+    visit(
+        "shard_optimizer",
+        self.shard_optimizer,
+        Field{.doc = "each rank keeps and updates its part of the master weights and moments only "
+                     "(ZeRO-1, arXiv 1910.02054)"});
+    visit("reduce_dtype",
+          self.reduce_dtype,
+          Field{.doc = "in which gradients travel and are added up over ranks: fp32, or bf16 with "
+                       "half the bytes and less precision"});
+    visit("bucket_mib",
+          self.bucket_mib,
+          Field{.doc = "fp32 gradients that are sent together while backward goes on, MiB",
+                .min = 0.001,
+                .max = 65536});
+  }
+};
+
+/// What to do about a sudden rise of the loss.
+struct RollbackConfig {
+  double factor = 0;
+  int64_t window = 64;
+  int64_t batches = 8;
+  int64_t max = 5;
+
+  template <class Self, class Visitor>
+  static void visit_fields(Self& self, Visitor&& visit) {
+    visit("factor",
+          self.factor,
+          Field{.doc = "a step whose loss is more than this times the median of the steps before "
+                       "sends the run back to its newest checkpoint; 0: never",
+                .min = 0,
+                .max = 1e6});
+    visit("window", self.window, Field{.doc = "steps of that median", .min = 1, .max = 1e6});
+    visit("batches",
+          self.batches,
+          Field{.doc = "batches left out then: that of the step and those before it, back to the "
+                       "checkpoint at most",
+                .min = 1,
+                .max = 1e9});
+    visit(
+        "max", self.max, Field{.doc = "rollbacks after which the run ends", .min = 1, .max = 1e9});
   }
 };
 
@@ -156,6 +205,8 @@ struct TrainConfig {
   CheckpointConfig checkpoint;
   ValidationConfig validation;
   DistributedConfig distributed;
+  RollbackConfig rollback;
+  bool deterministic = false;
   int64_t log_every = 10;
   int64_t sink_metric_every = 0;
   int64_t max_skipped = 20;
@@ -187,6 +238,12 @@ struct TrainConfig {
     visit("checkpoint", self.checkpoint, Field{.doc = "when to save and what to keep"});
     visit("validation", self.validation, Field{.doc = "held-out loss during training"});
     visit("distributed", self.distributed, Field{.doc = "how ranks share the work"});
+    visit("rollback", self.rollback, Field{.doc = "when the loss jumps"});
+    visit(
+        "deterministic",
+        self.deterministic,
+        Field{.doc = "only algorithms that give the same bits each time (GPUs: slower; CPUs always "
+                     "do)"});
     visit(
         "log_every",
         self.log_every,
@@ -202,10 +259,11 @@ struct TrainConfig {
           Field{.doc = "non-finite steps in a row that end the run", .min = 1, .max = 1e9});
   }
   std::vector<std::string> problems() const;
-
-  /// `stop_after` in seconds, 0 without one. Throws std::invalid_argument for what is no duration.
-  double stop_after_s() const;
 };
+
+/// "90m", "1h30m", "45s" in seconds, 0 for an empty text. Throws std::invalid_argument naming `key`
+/// for what is no duration.
+double duration_s(const std::string& text, const std::string& key);
 
 struct RunDirConfig {
   std::string dir;

@@ -2,6 +2,7 @@
 // Every field used here has a one-byte tag.
 #include "train/event_file.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -102,39 +103,32 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   std::array<char, 256> host{"localhost"};
   gethostname(host.data(), host.size() - 1);
   const double now = now_s();
-  for (int64_t n = 0; !file_ && n < 1000;
-       ++n) {  // "x": two sessions within one second must not share a file
-    path_ =
+  int fd = -1;
+  std::filesystem::path path;
+  // Two sessions within one second must not share a file.
+  for (int64_t n = 0; fd < 0 && n < 1000; ++n) {
+    path =
         directory /
         fmt::format(
             "events.out.tfevents.{}.{}.{}.{}", static_cast<int64_t>(now), host.data(), getpid(), n);
-    file_.reset(std::fopen(path_.c_str(), "wbx"));
-    if (!file_ && errno != EEXIST) break;
+    fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno != EEXIST) break;
   }
-  if (!file_)
+  if (fd < 0)
     throw std::runtime_error(
-        fmt::format("{}: cannot create: {}", path_.string(), std::strerror(errno)));
-  write(encode_version_event(now));
-  write(encode_session_start_event(now, first_step));
-  flush();
+        fmt::format("{}: cannot create: {}", path.string(), std::strerror(errno)));
+  close(fd);
+  log_ = std::make_unique<AppendLog>(path);
+  add(encode_version_event(now));
+  add(encode_session_start_event(now, first_step));
 }
 
 void EventFile::add_scalar(int64_t step, std::string_view tag, double value) {
-  write(encode_scalar_event(now_s(), step, tag, static_cast<float>(value)));
+  add(encode_scalar_event(now_s(), step, tag, static_cast<float>(value)));
 }
 
-void EventFile::write(const std::string& event) {
-  const std::string record = frame_record(event);
-  if (std::fwrite(record.data(), 1, record.size(), file_.get()) != record.size()) {
-    throw std::runtime_error(
-        fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
-  }
-}
-
-void EventFile::flush() {
-  if (std::fflush(file_.get()) != 0)
-    throw std::runtime_error(
-        fmt::format("{}: cannot write: {}", path_.string(), std::strerror(errno)));
+void EventFile::add(const std::string& event) {
+  log_->add(frame_record(event));
 }
 
 }  // namespace basin

@@ -3,11 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
+
+#include "train/append_log.h"
 
 namespace basin {
 
@@ -30,20 +31,16 @@ std::string encode_scalar_event(double wall_time_s,
 /// An events.out.tfevents file that only grows.
 class EventFile {
  public:
-  /// Opens a new file in `directory`. `first_step`: the step that its session starts with.
+  /// Makes a new file in `directory`. `first_step`: the step that its session starts with.
   EventFile(const std::filesystem::path& directory, int64_t first_step);
 
   void add_scalar(int64_t step, std::string_view tag, double value);
-  void flush();
+  AppendLog& log() { return *log_; }
 
  private:
-  void write(const std::string& event);
+  void add(const std::string& event);
 
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::filesystem::path path_;
-  std::unique_ptr<std::FILE, Close> file_;
+  std::unique_ptr<AppendLog> log_;
 };
 
 }  // namespace basin

@@ -20,15 +20,16 @@ class ForwardBackward {
   /// Before the first run: samples (micro-batch, T + 1) of the shape that all runs will have. May
   /// run the model, so that gradients collected so far are void.
   void prepare(const at::Tensor& samples);
-  /// Adds the micro-batch's mean loss to the sum, and its gradient to what collects them.
-  void run(const at::Tensor& samples);
+  /// Adds the micro-batch's mean loss to the sum, and its gradient to what collects them. A graph
+  /// does so without calling the parameters' hooks, unless they are asked for.
+  void run(const at::Tensor& samples, bool with_hooks = false);
 
   /// Since the last reset_loss. Waits for the device.
   double loss_sum() const { return loss_sum_.item<double>(); }
   void reset_loss() { loss_sum_.zero_(); }
 
  private:
-  void add_loss();
+  void add_loss(const at::Tensor& samples);
 
   const Transformer& model_;
   at::Tensor loss_sum_;          // fp64 scalar on the model's device

@@ -21,6 +21,8 @@ nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
   return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
 }
 
+constexpr double kNotedExcess = 0.1;  // of a rank's time over the others'
+
 double peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -51,6 +53,11 @@ std::string to_json_line(const MetricsRow& row) {
   json["sink_metric"] = number_or_null(row.sink_metric);
   json["skipped"] = row.skipped;
   json["seconds"] = row.seconds;
+  if (row.communication) {
+    json["communication"] = *row.communication;
+    json["slowest_rank"] = *row.slowest_rank;
+    json["slowest_excess"] = *row.slowest_excess;
+  }
   return json.dump() + "\n";
 }
 
@@ -69,27 +76,37 @@ void cut_metrics(const std::filesystem::path& file, int64_t step) {
 }
 
 MetricsLog::MetricsLog(const std::filesystem::path& run_directory, int64_t step)
-    : path_(run_directory / "metrics.jsonl"), events_(run_directory, step + 1) {
-  cut_metrics(path_, step);
+    : run_directory_(run_directory), rows_(run_directory / "metrics.jsonl") {
+  cut_back(step);
 }
 
-void MetricsLog::write(const MetricsRow& row) {
-  std::ofstream file(path_, std::ios::app | std::ios::binary);
-  file << to_json_line(row) << std::flush;
-  if (!file) throw std::runtime_error(fmt::format("{}: cannot write", path_.string()));
+void MetricsLog::cut_back(int64_t step) {
+  cut_metrics(rows_.path(), step);
+  events_ = std::make_unique<EventFile>(run_directory_, step + 1);
+}
+
+void MetricsLog::sync() {
+  rows_.sync();
+  events_->log().sync();
+}
+
+std::optional<std::string> MetricsLog::write(const MetricsRow& row) {
+  rows_.add(to_json_line(row));
   const auto add = [&](const char* tag, const std::optional<double>& value) {
-    if (value) events_.add_scalar(row.step, tag, *value);
+    if (value) events_->add_scalar(row.step, tag, *value);
   };
   add("train/loss", row.loss);
   add("train/lr", row.lr);
   add("train/grad_norm", row.grad_norm);
   add("train/tokens_per_second", row.tokens_per_second);
   add("train/mfu", row.mfu);
+  add("train/communication", row.communication);
   add("train/skipped", static_cast<double>(row.skipped));
   add("train/tokens", static_cast<double>(row.tokens));
   add("validation/loss", row.val_loss);
   add("validation/sink_metric", row.sink_metric);
-  events_.flush();
+  const std::optional<std::string> problem = rows_.flush(), of_events = events_->log().flush();
+  return problem ? problem : of_events;
 }
 
 std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
@@ -101,6 +118,10 @@ std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
   text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
   text += row.mfu ? fmt::format("  mfu {:.1f} %", 100 * *row.mfu) : std::string("  mfu n/a");
   text += fmt::format("  {}  eta {}", format_bytes(peak_memory_bytes()), format_duration(eta_s));
+  if (row.communication) text += fmt::format("  waiting {:.0f} %", 100 * *row.communication);
+  if (row.slowest_excess && *row.slowest_excess > kNotedExcess)
+    text +=
+        fmt::format("  rank {} slower by {:.0f} %", *row.slowest_rank, 100 * *row.slowest_excess);
   if (row.skipped > 0) text += fmt::format("  skipped {}", row.skipped);
   if (row.val_loss) text += fmt::format("  | validation {:.4f}", *row.val_loss);
   if (row.sink_metric) text += fmt::format("  | sink metric {:.3f}", *row.sink_metric);

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "train/append_log.h"
 #include "train/event_file.h"
 
 namespace basin {
@@ -25,7 +27,11 @@ struct MetricsRow {
   std::optional<double> sink_metric =
       {};               // share of heads above the threshold, when measured at this step
   int64_t skipped = 0;  // non-finite steps so far
-  double seconds = 0;   // wall clock of the run so far, all sessions
+  std::optional<double> communication = {};  // share of training time spent waiting for other ranks
+  std::optional<int64_t> slowest_rank = {};
+  std::optional<double> slowest_excess =
+      {};              // its computing time over the median of the ranks, - 1
+  double seconds = 0;  // wall clock of the run so far, all sessions
 };
 
 std::string to_json_line(const MetricsRow& row);
@@ -33,17 +39,23 @@ std::string to_json_line(const MetricsRow& row);
 /// Drops rows beyond `step` and a torn last line; a missing file is none.
 void cut_metrics(const std::filesystem::path& file, int64_t step);
 
-/// The run's metrics files, opened for appending.
+/// The run's metrics files.
 class MetricsLog {
  public:
-  /// Cuts metrics.jsonl back to `step` and opens a new event file.
+  /// Cuts metrics.jsonl back to `step` and begins a new event file.
   MetricsLog(const std::filesystem::path& run_directory, int64_t step);
 
-  void write(const MetricsRow& row);
+  /// Adds a row. Returns why rows could not be written: they wait for the next call.
+  std::optional<std::string> write(const MetricsRow& row);
+  /// Makes all rows durable, from any thread. Throws std::runtime_error when it cannot.
+  void sync();
+  /// Forgets the rows beyond `step` and goes on in a new event file.
+  void cut_back(int64_t step);
 
  private:
-  std::filesystem::path path_;
-  EventFile events_;
+  std::filesystem::path run_directory_;
+  AppendLog rows_;
+  std::unique_ptr<EventFile> events_;
 };
 
 /// Console lines on stderr: rewritten in place on a terminal, plain lines elsewhere.

@@ -2,51 +2,81 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "model/ops.h"
 
 namespace basin {
 
-Optimizer::Optimizer(Transformer& model, at::Tensor master, const OptimizerConfig& config)
-    : model_(model),
-      config_(config),
-      master_(std::move(master)),
-      m_(at::zeros_like(master_)),
-      v_(at::zeros_like(master_)) {
-  TORCH_CHECK(master_.scalar_type() == at::kFloat && master_.numel() == model.flat().numel(),
+Optimizer::Optimizer(Transformer& model,
+                     at::Tensor master,
+                     const OptimizerConfig& config,
+                     const std::vector<Range>& own)
+    : model_(model), config_(config) {
+  const int64_t total = model.flat().numel();
+  TORCH_CHECK(master.scalar_type() == at::kFloat && master.numel() == total,
               "the master weights must be fp32 in the model's layout");
+  for (const Range& range : own.empty() ? std::vector<Range>{{0, total}} : own) {
+    const int64_t begin = std::min(range.begin, total), n = std::min(range.end, total) - begin;
+    at::Tensor part = master.narrow(0, begin, n);
+    // A part of a buffer keeps all of it alive.
+    if (n < total && !master.is_same(model.flat())) part = part.clone();
+    parts_.push_back({begin, part, at::zeros_like(part), at::zeros_like(part)});
+  }
   publish();
 }
 
-void Optimizer::step(const at::Tensor& gradient, double scale, double lr) {
-  ++count_;
-  const int64_t decayed = model_.decayed_size(), total = master_.numel();
-  const bool has_copy = model_.dtype() != at::kFloat;
-  const auto update = [&](int64_t begin, int64_t end, double weight_decay) {
-    if (begin == end) return;
-    const auto part = [&](const at::Tensor& t) { return t.narrow(0, begin, end - begin); };
-    at::Tensor master = part(master_), m = part(m_), v = part(v_),
-               published = has_copy ? part(model_.flat()) : at::Tensor();
-    ops::adamw({.lr = lr,
-                .beta1 = config_.betas[0],
-                .beta2 = config_.betas[1],
-                .eps = config_.eps,
-                .weight_decay = weight_decay,
-                .step = count_,
-                .grad_scale = scale},
-               part(gradient),
-               master,
-               m,
-               v,
-               published);
-  };
+void Optimizer::step(const at::Tensor& gradient,
+                     double scale,
+                     double lr,
+                     const std::function<void(size_t)>& done) {
   at::NoGradGuard no_grad;
-  update(0, decayed, config_.weight_decay);
-  update(decayed, total, 0);
+  ++count_;
+  const int64_t decayed = model_.decayed_size();
+  ops::AdamW settings{.lr = lr,
+                      .beta1 = config_.betas[0],
+                      .beta2 = config_.betas[1],
+                      .eps = config_.eps,
+                      .weight_decay = config_.weight_decay,
+                      .step = count_,
+                      .grad_scale = scale};
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const Part& part = parts_[i];
+    const int64_t end = part.begin + part.master.numel(),
+                  border = std::clamp(decayed, part.begin, end);
+    settings.weight_decay = config_.weight_decay;
+    update(part, {part.begin, border}, gradient, settings);
+    settings.weight_decay = 0;
+    update(part, {border, end}, gradient, settings);
+    if (done) done(i);
+  }
+}
+
+void Optimizer::update(const Part& part,
+                       Range range,
+                       const at::Tensor& gradient,
+                       ops::AdamW settings) {
+  if (range.size() == 0) return;
+  const auto own = [&](const at::Tensor& t) {
+    return t.narrow(0, range.begin - part.begin, range.size());
+  };
+  at::Tensor master = own(part.master), m = own(part.m), v = own(part.v), published;
+  if (model_.dtype() != at::kFloat) published = model_.flat().narrow(0, range.begin, range.size());
+  ops::adamw(settings, gradient.narrow(0, range.begin, range.size()), master, m, v, published);
 }
 
 void Optimizer::publish() {
+  if (model_.dtype() == at::kFloat) return;  // the master weights are the model's
   at::NoGradGuard no_grad;
-  if (!master_.is_same(model_.flat())) at::Tensor(model_.flat()).copy_(master_);
+  for (const Part& part : parts_)
+    model_.flat().narrow(0, part.begin, part.master.numel()).copy_(part.master);
+}
+
+at::Tensor Optimizer::joined(at::Tensor Part::*buffer) const {
+  if (parts_.size() == 1) return parts_[0].*buffer;
+  std::vector<at::Tensor> all;
+  for (const Part& part : parts_) all.push_back(part.*buffer);
+  return at::cat(all);
 }
 
 }  // namespace basin

@@ -1,7 +1,7 @@
-// The trainer's part of a checkpoint and the life of checkpoints in a run directory (design: "Run
-// directory"). A step directory is written aside, its manifest last, then renamed: a directory
-// named step-NNNNNNNN whose manifest holds is whole.
+// What changes during a run and is no tensor: trainer/state.json of a checkpoint.
 #pragma once
+
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -9,10 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "data/tokenizer.h"
-#include "model/transformer.h"
 #include "train/config.h"
-#include "train/optimizer.h"
 
 namespace basin {
 
@@ -24,6 +21,12 @@ struct TrainState {
   int64_t skipped_in_row = 0;
   double seconds = 0;              // wall clock so far, all sessions
   std::optional<double> val_loss;  // as measured at this step
+  int64_t rollbacks = 0;
+  std::vector<int64_t> left_out;  // batches, by rollbacks
+  std::vector<double> losses;     // of the newest steps, where a rollback may ask for them
+
+  /// The batch after the present one.
+  void next_batch();
 };
 
 /// What bit-exact continuation depends on besides the configuration.
@@ -47,62 +50,9 @@ struct SavedState {
       data;  // contents of each dataset of data.train; empty in old checkpoints
 };
 
-/// Writes checkpoints of one run. Reads the tokenizer of the data at once, so that a missing file
-/// is found before the training.
-class CheckpointWriter {
- public:
-  /// `data`: contents of each dataset of data.train.
-  CheckpointWriter(const RunConfig& config, Machine machine, std::vector<std::string> data);
-
-  /// Writes step-NNNNNNNN of `state.step` and drops checkpoints that the keep policy does not hold.
-  /// Returns its path.
-  std::filesystem::path save(const TrainState& state,
-                             const Transformer& model,
-                             const Optimizer& optimizer) const;
-  /// Points `final` at the checkpoint of `step`.
-  void set_final(int64_t step) const;
-
- private:
-  void write_files(const TrainState& state,
-                   const Transformer& model,
-                   const Optimizer& optimizer,
-                   const std::filesystem::path& directory) const;
-  void prune(int64_t newest) const;
-
-  RunConfig config_;
-  Machine machine_;
-  std::vector<std::string> data_;
-  std::filesystem::path run_directory_;
-  std::optional<Tokenizer> tokenizer_;  // absent for foreign data
-};
-
-/// Holds a run directory for one training process; made if it is not there. Throws
-/// std::runtime_error when another process holds it.
-class RunLock {
- public:
-  explicit RunLock(const std::filesystem::path& run_directory);
-  ~RunLock();
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
-
- private:
-  int fd_ = -1;
-};
-
-std::filesystem::path step_directory(const std::filesystem::path& run_directory, int64_t step);
-/// Steps of which a directory is there, whole or not, newest first.
-std::vector<int64_t> list_steps(const std::filesystem::path& run_directory);
-/// The newest step whose manifest holds; logs why newer ones were passed over. Nothing when there
-/// is none.
-std::optional<int64_t> find_newest_intact(const std::filesystem::path& run_directory);
-
-/// Throws std::runtime_error naming file and key for what is missing or of another shape.
+/// trainer/state.json of a step directory.
+void write_state(const std::filesystem::path& step_directory, const SavedState& saved);
+/// Throws std::runtime_error naming file and key for what is missing or of another kind.
 SavedState read_state(const std::filesystem::path& step_directory);
-void load_weights(const std::filesystem::path& step_directory,
-                  const Transformer& model,
-                  Optimizer& optimizer);
-
-/// Removes what a killed process left half-written.
-void remove_leftovers(const std::filesystem::path& run_directory);
 
 }  // namespace basin

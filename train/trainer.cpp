@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <stdexcept>
+#include <thread>
 
 #include "configs/files.h"
 #include "configs/progress.h"
@@ -19,6 +20,7 @@
 #include "infer/attention_maps.h"
 #include "model/cost.h"
 #include "train/schedule.h"
+#include "train/shards.h"
 
 namespace basin {
 namespace {
@@ -80,6 +82,10 @@ at::Tensor initial_master(Transformer& model, uint64_t seed) {
   return full.flat();
 }
 
+at::ScalarType dtype_of(Precision precision) {
+  return precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+}
+
 double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1;
 }
@@ -114,18 +120,30 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
   micro_batch_ = choose_micro_batch(config, config.train.global_batch / comm.size(), device);
   if (!config.data.heldout.empty())
     validation_.emplace(config.data, config.train.validation.tokens);
-  model_ = std::make_unique<Transformer>(
-      config.model,
-      config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
-      device);
+  model_ = std::make_unique<Transformer>(config.model, dtype_of(config.train.precision), device);
+  const DistributedConfig& distributed = config.train.distributed;
+  gradients_ = std::make_unique<GradientBuckets>(
+      *model_,
+      comm,
+      BucketOptions{.elements = static_cast<int64_t>(distributed.bucket_mib * (1 << 20) / 4),
+                    .scatter = distributed.shard_optimizer,
+                    .dtype = dtype_of(distributed.reduce_dtype)});
   optimizer_ =
       std::make_unique<Optimizer>(*model_,
                                   initial_master(*model_, static_cast<uint64_t>(config.train.seed)),
-                                  config.train.optimizer);
-  gradients_ = std::make_unique<GradientBuckets>(*model_);
+                                  config.train.optimizer,
+                                  gradients_->own());
+  if (distributed.shard_optimizer)
+    weight_gather_ = std::make_unique<WeightGather>(*model_, comm, gradients_->buckets());
   forward_backward_ = std::make_unique<ForwardBackward>(*model_);
   resume();
+  SavedState run;
+  run.machine = this_machine(device_, comm_.size());
+  run.config = config_;
+  for (const IndexedDataset& dataset : loader_.datasets()) run.data.push_back(dataset.contents());
   if (comm.is_root()) open_run_directory();
+  saver_ = std::make_unique<CheckpointSaver>(
+      run, *model_, *optimizer_, comm_, [this] { metrics_->sync(); });
 }
 
 Trainer::~Trainer() = default;
@@ -136,31 +154,76 @@ StepResult Trainer::train_step() {
   forward_backward_->prepare(micro_batches.front());
   gradients_->zero();
   forward_backward_->reset_loss();
-  for (const at::Tensor& samples : micro_batches) forward_backward_->run(samples);
-  gradients_->reduce(comm_);
-  at::Tensor agreed =
-      at::tensor({forward_backward_->loss_sum(), stop_requested() ? 1.0 : 0.0}, at::kDouble);
-  comm_.all_reduce_sum(agreed);
+  for (size_t i = 0; i < micro_batches.size(); ++i) {
+    const bool last = i + 1 == micro_batches.size();
+    if (last) gradients_->begin_reduction();
+    forward_backward_->run(micro_batches[i], /*with_hooks=*/last && comm_.size() > 1);
+  }
+  gradients_->finish_reduction();
+  const at::Tensor agreed = agree();
 
   const double parts = static_cast<double>(std::ssize(micro_batches) *
                                            comm_.size());  // each a mean over as many tokens
   StepResult result;
   result.loss = agreed[0].item<double>() / parts;
-  result.stop = agreed[1].item<double>() > 0;
-  result.grad_norm = gradients_->norm() / parts;
+  result.grad_norm = std::sqrt(agreed[1].item<double>()) / parts;
+  result.stop = agreed[2].item<double>() > 0;
+  result.retry = agreed[3].item<double>() > 0;
+  result.save = saver_->advance({agreed[4].item<double>(), agreed[5].item<double>()});
   result.lr = learning_rate(config_.train, state_.step);
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
-  if (!result.skipped)
-    optimizer_->step(gradients_->flat(),
-                     clip_factor(result.grad_norm, config_.train.optimizer.clip) / parts,
-                     result.lr);
-  if (result.skipped) report_skip(result);
+  result.spike = !result.skipped && is_spike(result.loss);
+  if (!result.skipped && !result.spike)
+    update(result, clip_factor(result.grad_norm, config_.train.optimizer.clip) / parts);
+  count(result);
+  return result;
+}
 
+/// What ranks must know of each other, in one sum: loss, squared norm of the gradient, whether to
+/// stop, whether to save again, and how far they are with the checkpoint under way.
+at::Tensor Trainer::agree() {
+  // Without shards every rank has the whole sum already, with the same bits.
+  const double squares = gradients_->sum_of_squares();
+  const bool counts = comm_.is_root() || weight_gather_;
+  const bool retry = retry_at_ && Clock::now() >= *retry_at_;
+  const CheckpointSaver::Progress save = saver_->progress();
+  at::Tensor agreed = at::tensor({forward_backward_->loss_sum(),
+                                  counts ? squares : 0.0,
+                                  stop_requested() ? 1.0 : 0.0,
+                                  retry ? 1.0 : 0.0,
+                                  save.done,
+                                  save.failed},
+                                 at::kDouble);
+  comm_.all_reduce_sum(agreed);
+  return agreed;
+}
+
+void Trainer::update(const StepResult& result, double scale) {
+  optimizer_->step(gradients_->flat(), scale, result.lr, [this](size_t part) {
+    if (weight_gather_) weight_gather_->start(part);
+  });
+  if (weight_gather_) weight_gather_->finish();
+}
+
+bool Trainer::is_spike(double loss) const {
+  const RollbackConfig& rollback = config_.train.rollback;
+  std::vector<double> before = state_.losses;
+  if (rollback.factor == 0 || std::ssize(before) < rollback.window) return false;
+  const auto middle = before.begin() + std::ssize(before) / 2;
+  std::nth_element(before.begin(), middle, before.end());
+  return loss > rollback.factor * *middle;
+}
+
+void Trainer::count(const StepResult& result) {
+  if (result.skipped) report_left_out(result, "is not finite: step skipped, weights unchanged");
   ++state_.step;
-  ++state_.batch;
+  state_.next_batch();
   state_.skipped += result.skipped;
   state_.skipped_in_row = result.skipped ? state_.skipped_in_row + 1 : 0;
-  return result;
+  if (config_.train.rollback.factor == 0 || result.skipped || result.spike) return;
+  state_.losses.push_back(result.loss);
+  if (std::ssize(state_.losses) > config_.train.rollback.window)
+    state_.losses.erase(state_.losses.begin());
 }
 
 at::Tensor Trainer::to_device(const at::Tensor& batch) const {
@@ -176,10 +239,19 @@ Trainer::Outcome Trainer::run() {
   }
   while (!is_last()) {
     const Clock::time_point began = Clock::now();
+    const double waited = comm_.waited_s();
     const StepResult result = train_step();
     stepping_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
+    waiting_seconds_ += comm_.waited_s() - waited;
     ++steps_since_row_;
+    report_save(result.save);
+    if (result.spike) {
+      report_left_out(result, "is a jump of the loss (train.rollback)");
+      roll_back();
+      continue;
+    }
     if (state_.skipped_in_row >= config_.train.max_skipped) {
+      report_save(saver_->wait());
       throw std::runtime_error(
           fmt::format("{} steps in a row had a non-finite loss or gradient (train.max_skipped), "
                       "the last was step {}: start anew in another run.dir than {} with a lower "
@@ -189,11 +261,14 @@ Trainer::Outcome Trainer::run() {
                       config_.run.dir));
     }
     measure_and_log(result);
-    const bool stop = result.stop && !is_last();
-    if (stop || is_last() || is_due(config_.train.checkpoint.every)) save();
-    if (stop) return Outcome::kStopped;
+    if (is_last() || result.stop) {
+      save_last();
+      if (!is_last()) return Outcome::kStopped;
+    } else {
+      save_if_due(result);
+    }
   }
-  if (checkpoints_) checkpoints_->set_final(state_.step);
+  if (comm_.is_root()) set_final(config_.run.dir, state_.step);
   return Outcome::kFinished;
 }
 
@@ -227,22 +302,64 @@ void Trainer::resume() {
       before != now && comm_.is_root())
     spdlog::info(
         "the continuation is not bit-exact: train.micro_batch {} before, {} now", before, now);
-  load_weights(directory, *model_, *optimizer_);
+  load(directory);
+  seconds_before_ = state_.seconds;
+  first_step_ = state_.step;
+}
+
+void Trainer::load(const std::filesystem::path& directory) {
+  read_shards(directory, model_->parameters(), optimizer_->parts());
+  optimizer_->publish();
+  if (weight_gather_) {
+    for (size_t i = 0; i < optimizer_->parts().size(); ++i) weight_gather_->start(i);
+    weight_gather_->finish();
+  }
+  const SavedState saved = read_state(directory);
   optimizer_->set_count(saved.optimizer_count);
   state_ = saved.state;
-  seconds_before_ = saved.state.seconds;
-  first_step_ = state_.step;
+}
+
+/// To the newest checkpoint, and on from there without the batches around the present one.
+void Trainer::roll_back() {
+  const RollbackConfig& rollback = config_.train.rollback;
+  report_save(saver_->wait());
+  const int64_t step = comm_.broadcast(
+      comm_.is_root() ? find_newest_intact(config_.run.dir, state_.step).value_or(-1) : 0);
+  if (step < 0 || state_.rollbacks >= rollback.max) {
+    throw std::runtime_error(fmt::format(
+        "the loss jumped at step {} {}: lower train.optimizer.lr, or look at the samples named "
+        "above",
+        state_.step,
+        step < 0 ? "before the first checkpoint (train.checkpoint.every)"
+                 : fmt::format("after {} rollbacks (train.rollback.max)", state_.rollbacks)));
+  }
+  const TrainState jumped = std::move(state_);
+  load(step_directory(config_.run.dir, step));
+  state_.rollbacks = jumped.rollbacks + 1;
+  state_.left_out = jumped.left_out;
+  int64_t last = jumped.batch - 1;  // the one that jumped
+  while (std::find(jumped.left_out.begin(), jumped.left_out.end(), last) != jumped.left_out.end())
+    --last;
+  for (int64_t batch = std::max(state_.batch, last - rollback.batches + 1); batch <= last; ++batch)
+    state_.left_out.push_back(batch);
+  --state_.batch;
+  state_.next_batch();
+  if (!comm_.is_root()) return;
+  metrics_->cut_back(state_.step);
+  console_->end_line();
+  spdlog::warn("rolled back from step {} to {}, rollback {} of {}; batches left out so far: {}",
+               jumped.step,
+               state_.step,
+               state_.rollbacks,
+               rollback.max,
+               fmt::join(state_.left_out, " "));
 }
 
 void Trainer::open_run_directory() {
   const std::filesystem::path run_directory = config_.run.dir;
   remove_leftovers(run_directory);
-  std::vector<std::string> data;
-  for (const IndexedDataset& dataset : loader_.datasets()) data.push_back(dataset.contents());
-  checkpoints_ = std::make_unique<CheckpointWriter>(
-      config_, this_machine(device_, comm_.size()), std::move(data));
   if (is_last()) {  // a kill between the last checkpoint and the link
-    if (!std::filesystem::exists(run_directory / "final")) checkpoints_->set_final(state_.step);
+    if (!std::filesystem::exists(run_directory / "final")) set_final(run_directory, state_.step);
     return;
   }
   std::filesystem::remove(run_directory / "final");
@@ -251,7 +368,7 @@ void Trainer::open_run_directory() {
   console_ = std::make_unique<Console>(config_.train.steps);
 }
 
-void Trainer::report_skip(const StepResult& result) const {
+void Trainer::report_left_out(const StepResult& result, const std::string& why) const {
   std::map<std::string, std::vector<int64_t>> samples;  // by dataset
   for (const auto& [dataset, sample] : loader_.sample_ids(state_.batch))
     samples[loader_.datasets().at(static_cast<size_t>(dataset)).name()].push_back(sample);
@@ -259,10 +376,11 @@ void Trainer::report_skip(const StepResult& result) const {
   for (const auto& [name, numbers] : samples)
     names += fmt::format("; samples of {}: {}", name, fmt::join(numbers, " "));
   if (console_) console_->end_line();
-  spdlog::warn("step {} skipped: loss {}, gradient norm {}; weights unchanged{}",
+  spdlog::warn("step {}: loss {}, gradient norm {} {}{}",
                state_.step + 1,
                result.loss,
                result.grad_norm,
+               why,
                names);
 }
 
@@ -274,11 +392,30 @@ void Trainer::measure_and_log(const StepResult& result) {
       (is_due(train.validation.every) || is_last() || (train.checkpoint.keep_best > 0 && saves))) {
     state_.val_loss = validation_->loss(*model_, comm_, micro_batch_);
   }
-  if (!comm_.is_root()) return;
-  MetricsRow row;
-  if (is_due(train.sink_metric_every)) row.sink_metric = sink_metric();
   state_.seconds = seconds_before_ + session_seconds();
-  if (!is_due(train.log_every) && !is_last() && !state_.val_loss && !row.sink_metric) return;
+  const bool measures_sink = is_due(train.sink_metric_every);
+  if (!is_due(train.log_every) && !is_last() && !state_.val_loss && !measures_sink) return;
+  MetricsRow row;
+  measure_ranks(row);
+  if (comm_.is_root()) write_row(row, result);
+  stepping_seconds_ = waiting_seconds_ = 0;
+  steps_since_row_ = 0;
+}
+
+/// What the others do meanwhile: the share of waiting, and who keeps the rest.
+void Trainer::measure_ranks(MetricsRow& row) {
+  if (comm_.size() == 1) return;
+  const at::Tensor busy =
+      comm_.all_gather_rows(at::tensor({stepping_seconds_ - waiting_seconds_}, at::kDouble))
+          .view({-1});
+  row.communication = waiting_seconds_ / stepping_seconds_;
+  row.slowest_rank = busy.argmax().item<int64_t>();
+  row.slowest_excess = (busy.max() / busy.median()).item<double>() - 1;
+}
+
+void Trainer::write_row(MetricsRow& row, const StepResult& result) {
+  const TrainConfig& train = config_.train;
+  if (is_due(train.sink_metric_every)) row.sink_metric = sink_metric();
   const double step_tokens = static_cast<double>(train.global_batch * config_.data.sequence_length);
   row.step = state_.step;
   row.tokens = state_.step * train.global_batch * config_.data.sequence_length;
@@ -292,12 +429,14 @@ void Trainer::measure_and_log(const StepResult& result) {
   row.val_loss = state_.val_loss;
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;
-  metrics_->write(row);
+  if (const auto problem = metrics_->write(row)) {
+    console_->end_line();
+    spdlog::warn("{}: rows of the log wait in memory for the next attempt", *problem);
+  }
   console_->show(row,
-                 session_seconds() / static_cast<double>(state_.step - first_step_) *
+                 session_seconds() /
+                     static_cast<double>(std::max<int64_t>(1, state_.step - first_step_)) *
                      static_cast<double>(train.steps - state_.step));
-  stepping_seconds_ = 0;
-  steps_since_row_ = 0;
 }
 
 std::optional<double> Trainer::sink_metric() const {
@@ -312,16 +451,71 @@ std::optional<double> Trainer::sink_metric() const {
   }
 }
 
-void Trainer::save() {
-  if (!checkpoints_) return;
+void Trainer::save_if_due(const StepResult& result) {
+  if (!is_due(config_.train.checkpoint.every) && !result.retry) return;
+  report_save(saver_->wait());  // the disk is slower than the training
+  start_save();
+  if (!config_.train.checkpoint.asynchronous) report_save(saver_->wait());
+}
+
+void Trainer::start_save() {
+  retry_at_.reset();
   state_.seconds = seconds_before_ + session_seconds();
-  const std::filesystem::path directory = checkpoints_->save(state_, *model_, *optimizer_);
-  console_->end_line();
-  spdlog::info("saved {}", directory.string());
+  saver_->start(state_);
+}
+
+/// The run ends here: not without a checkpoint, if there is any way.
+void Trainer::save_last() {
+  constexpr int kAttempts = 20;
+  report_save(saver_->wait());
+  for (int attempt = 1; saver_->report().step != state_.step || !saver_->report().problem.empty();
+       ++attempt) {
+    start_save();
+    const CheckpointSaver::Event event = saver_->wait();
+    report_save(event);
+    if (event == CheckpointSaver::Event::kSaved) break;
+    if (attempt == kAttempts) {
+      throw std::runtime_error(
+          fmt::format("the last checkpoint of {} could not be written in {} attempts: {}; to go on "
+                      "from the newest one that is there, run the same command again",
+                      config_.run.dir,
+                      kAttempts,
+                      saver_->report().problem));
+    }
+    std::this_thread::sleep_for(std::chrono::duration<double>(retry_after_s()));
+  }
+}
+
+void Trainer::report_save(CheckpointSaver::Event event) {
+  const CheckpointSaver::Report& report = saver_->report();
+  if (event == CheckpointSaver::Event::kNone) return;
+  if (console_) console_->end_line();
+  if (event == CheckpointSaver::Event::kFailed) {
+    if (comm_.is_root())
+      retry_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                     std::chrono::duration<double>(retry_after_s()));
+    if (comm_.is_root() || !report.problem.empty())
+      spdlog::error(
+          "CHECKPOINT OF STEP {} NOT SAVED: {}; training goes on, next attempt in {}; "
+          "make room or mend the file system",
+          report.step,
+          report.problem.empty() ? "another rank could not write its part" : report.problem,
+          format_duration(retry_after_s()));
+  } else if (comm_.is_root()) {
+    spdlog::info("saved {} ({}, written in {:.2f} s, training stood still for {:.3f} s)",
+                 report.directory.string(),
+                 format_bytes(static_cast<double>(report.bytes)),
+                 report.write_s,
+                 report.copy_s);
+  }
+}
+
+double Trainer::retry_after_s() const {
+  return duration_s(config_.train.checkpoint.retry_after, "train.checkpoint.retry_after");
 }
 
 bool Trainer::stop_requested() const {
-  const double limit = config_.train.stop_after_s();
+  const double limit = duration_s(config_.train.stop_after, "train.stop_after");
   return pending_signal() != 0 || (limit > 0 && session_seconds() >= limit);
 }
 

@@ -11,14 +11,17 @@
 
 #include "data/loader.h"
 #include "model/transformer.h"
+#include "train/checkpoint_saver.h"
 #include "train/comm.h"
 #include "train/config.h"
 #include "train/forward_backward.h"
 #include "train/gradient_buckets.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/run_directory.h"
 #include "train/state.h"
 #include "train/validation.h"
+#include "train/weight_gather.h"
 
 namespace basin {
 
@@ -27,8 +30,11 @@ struct StepResult {
   double loss = 0;       // nats per predicted token, mean over the global batch
   double grad_norm = 0;  // before clipping
   double lr = 0;
-  bool skipped = false;  // loss or norm was not finite
+  bool skipped = false;  // loss or norm was not finite: no update
+  bool spike = false;    // the loss jumped (train.rollback): no update
   bool stop = false;     // a rank was asked to stop
+  bool retry = false;    // it is time for another attempt at a checkpoint
+  CheckpointSaver::Event save = CheckpointSaver::Event::kNone;  // how one under way has ended
 };
 
 class Trainer {
@@ -42,7 +48,8 @@ class Trainer {
   ~Trainer();
 
   /// Trains to the last step, or until asked to stop, and saves. Throws std::runtime_error after
-  /// train.max_skipped non-finite steps in a row.
+  /// train.max_skipped non-finite steps in a row, train.rollback.max rollbacks, or when the last
+  /// checkpoint cannot be written.
   Outcome run();
   /// One optimizer step on the next global batch.
   StepResult train_step();
@@ -54,12 +61,27 @@ class Trainer {
 
  private:
   at::Tensor to_device(const at::Tensor& batch) const;
+  at::Tensor agree();
+  void update(const StepResult& result, double scale);
+  bool is_spike(double loss) const;
+  void count(const StepResult& result);
+
   void resume();
+  void load(const std::filesystem::path& step_directory);
+  void roll_back();
   void open_run_directory();
-  void report_skip(const StepResult& result) const;
+
+  void save_if_due(const StepResult& result);
+  void start_save();
+  void save_last();
+  void report_save(CheckpointSaver::Event event);
+  double retry_after_s() const;
+
+  void report_left_out(const StepResult& result, const std::string& why) const;
   void measure_and_log(const StepResult& result);
+  void measure_ranks(MetricsRow& row);
+  void write_row(MetricsRow& row, const StepResult& result);
   std::optional<double> sink_metric() const;
-  void save();
   bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
   bool is_last() const { return state_.step >= config_.train.steps; }
   bool stop_requested() const;
@@ -75,9 +97,10 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<ForwardBackward> forward_backward_;
-  std::unique_ptr<CheckpointWriter> checkpoints_;  // rank 0
-  std::unique_ptr<MetricsLog> metrics_;            // rank 0
-  std::unique_ptr<Console> console_;               // rank 0
+  std::unique_ptr<WeightGather> weight_gather_;  // with a sharded optimizer
+  std::unique_ptr<MetricsLog> metrics_;          // rank 0
+  std::unique_ptr<Console> console_;             // rank 0
+  std::unique_ptr<CheckpointSaver> saver_;       // its thread uses the metrics
   int64_t micro_batch_ = 1;
   TrainState state_;
 
@@ -86,7 +109,9 @@ class Trainer {
   double seconds_before_ = 0;    // of earlier sessions
   int64_t first_step_ = 0;       // of this session
   double stepping_seconds_ = 0;  // in train_step since the last row
+  double waiting_seconds_ = 0;   // of these, for other ranks
   int64_t steps_since_row_ = 0;
+  std::optional<Clock::time_point> retry_at_;  // rank 0: a checkpoint could not be written
 };
 
 }  // namespace basin

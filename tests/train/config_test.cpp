@@ -71,13 +71,13 @@ TEST_F(RunConfigTest, ReportsAllProblemsAtOnce) {
 
 TEST_F(RunConfigTest, ReadsDurations) {
   TrainConfig config;
-  EXPECT_EQ(config.stop_after_s(), 0);
+  EXPECT_EQ(duration_s(config.stop_after, "train.stop_after"), 0);
   config.stop_after = "90m";
-  EXPECT_EQ(config.stop_after_s(), 5400);
+  EXPECT_EQ(duration_s(config.stop_after, "train.stop_after"), 5400);
   config.stop_after = "1h30m5s";
-  EXPECT_EQ(config.stop_after_s(), 5405);
+  EXPECT_EQ(duration_s(config.stop_after, "train.stop_after"), 5405);
   config.stop_after = "90";
-  EXPECT_THROW(config.stop_after_s(), std::invalid_argument);
+  EXPECT_THROW(duration_s(config.stop_after, "train.stop_after"), std::invalid_argument);
 }
 
 TEST_F(RunConfigTest, RefusesDataThatDoesNotFitTheModel) {

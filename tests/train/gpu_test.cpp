@@ -59,7 +59,8 @@ struct LossAndGradient {
 
 // Two micro-batches, as a step has them.
 LossAndGradient loss_and_gradient(Transformer& model, const at::Tensor& samples) {
-  GradientBuckets gradients(model);
+  const auto comm = make_single_comm();
+  GradientBuckets gradients(model, *comm);
   ForwardBackward pass(model);
   const std::vector<at::Tensor> parts = samples.to(model.device()).chunk(2);
   pass.prepare(parts[0]);
@@ -88,7 +89,8 @@ TEST_F(Gpu, LossAndGradientOfAllFamiliesAndSinks) {
       LossAndGradient reference;
       {
         const ops::ReferenceGuard guard;
-        GradientBuckets gradients(plain);
+        const auto comm = make_single_comm();
+        GradientBuckets gradients(plain, *comm);
         reference.loss = 0;
         for (const at::Tensor& part : samples.to(device_).chunk(2)) {
           const at::Tensor loss = plain.loss(part);

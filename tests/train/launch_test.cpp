@@ -8,6 +8,7 @@
 
 #include "configs/yaml_config.h"
 #include "tests/train/train_fixture.h"
+#include "train/run_directory.h"
 #include "train/state.h"
 
 namespace basin {

@@ -1,0 +1,177 @@
+#include "train/checkpoint_saver.h"
+
+#include <ATen/ATen.h>
+#include <omp.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <exception>
+#include <thread>
+
+#include "configs/manifest.h"
+#include "data/indexed_dataset.h"
+#include "model/checkpoint.h"
+#include "train/run_directory.h"
+#include "train/shards.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point began) {
+  return std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+/// Host memory like `t`, which a GPU can copy into without a detour.
+at::Tensor host_like(const at::Tensor& t) {
+  return at::empty(t.sizes(), t.options().device(at::kCPU).pinned_memory(t.is_cuda()));
+}
+
+}  // namespace
+
+CheckpointSaver::CheckpointSaver(const SavedState& run,
+                                 const Transformer& model,
+                                 const Optimizer& optimizer,
+                                 Comm& comm,
+                                 std::function<void()> before_publishing)
+    : run_(run),
+      model_(model),
+      optimizer_(optimizer),
+      comm_(comm),
+      before_publishing_(std::move(before_publishing)),
+      root_pid_(comm.broadcast(int64_t{getpid()})) {
+  for (const DatasetConfig& dataset : run.config.data.train) {
+    if (const auto info = find_dataset_info(dataset.path); info && !tokenizer_)
+      tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
+  }
+}
+
+CheckpointSaver::~CheckpointSaver() {
+  if (work_.valid()) work_.wait();
+}
+
+void CheckpointSaver::start(const TrainState& state) {
+  TORCH_CHECK(!busy(), "a save is under way");
+  const fs::path directory = step_directory(run_.config.run.dir, state.step);
+  report_ = Report();
+  report_.directory = directory;
+  report_.step = state.step;
+  aside_ = aside(directory, root_pid_, attempt_++);
+  began_ = Clock::now();
+  if (has_files()) copy(state);
+  report_.copy_s = seconds_since(began_);
+  began_ = Clock::now();
+  phase_ = Phase::kWriting;
+  begin_work(has_files(), [this] { write_files(); });
+}
+
+void CheckpointSaver::copy(const TrainState& state) {
+  at::NoGradGuard no_grad;
+  run_.state = state;
+  run_.optimizer_count = optimizer_.count();
+  if (parts_.empty()) {
+    for (const Optimizer::Part& part : optimizer_.parts())
+      parts_.push_back({part.begin, host_like(part.master), host_like(part.m), host_like(part.v)});
+    if (comm_.is_root())
+      weights_ = std::make_unique<Transformer>(model_.config(), model_.dtype(), at::kCPU);
+  }
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const Optimizer::Part& from = optimizer_.parts()[i];
+    parts_[i].master.copy_(from.master);
+    parts_[i].m.copy_(from.m);
+    parts_[i].v.copy_(from.v);
+  }
+  if (weights_) at::Tensor(weights_->flat()).copy_(model_.flat());
+  report_.bytes = weights_ ? static_cast<int64_t>(weights_->flat().nbytes()) : 0;
+  for (const Optimizer::Part& part : parts_)
+    report_.bytes += static_cast<int64_t>(part.master.nbytes() + part.m.nbytes() + part.v.nbytes());
+}
+
+/// In a thread of its own, on ranks that have something to do.
+void CheckpointSaver::begin_work(bool needed, std::function<void()> work) {
+  problem_ = needed ? std::nullopt : std::optional<std::string>("");
+  if (!needed) return;
+  work_ = std::async(std::launch::async, [work = std::move(work)]() -> std::string {
+    omp_set_num_threads(1);  // the cores are the training's
+    try {
+      work();
+      return "";
+    } catch (const c10::Error& error) {
+      return error.what_without_backtrace();
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+  });
+}
+
+void CheckpointSaver::write_files() const {
+  fs::create_directories(aside_ / "trainer");
+  const int64_t shards = optimizer_.parts().size() > 1 ? comm_.size() : 1;
+  write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);
+  if (!comm_.is_root()) return;
+  const int64_t sequence_length = run_.config.data.sequence_length;
+  save_model(
+      *weights_,
+      sequence_length,
+      aside_,
+      tokenizer_ ? std::optional(kEosId) : std::nullopt);  // foreign texts end we do not know how
+  if (tokenizer_) {
+    const SinkConfig& sink = run_.config.model.sink;
+    write_tokenizer_files(*tokenizer_, sink.ids(), sequence_length + sink.tokens(), aside_);
+  }
+  write_state(aside_, run_);
+}
+
+void CheckpointSaver::publish() const {
+  write_manifest(aside_);
+  before_publishing_();
+  publish_checkpoint(aside_, report_.directory);
+  try {
+    prune_checkpoints(run_.config.run.dir, run_.config.train.checkpoint, report_.step);
+  } catch (const std::exception& error) {  // this one is safe all the same
+    spdlog::warn("old checkpoints stay: {}", error.what());
+  }
+}
+
+CheckpointSaver::Progress CheckpointSaver::progress() {
+  if (work_.valid() && work_.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+    problem_ = work_.get();
+  if (!busy() || !problem_) return {};
+  return problem_->empty() ? Progress{.done = 1} : Progress{.failed = 1};
+}
+
+CheckpointSaver::Event CheckpointSaver::advance(const Progress& sum) {
+  if (!busy() || sum.done + sum.failed < static_cast<double>(comm_.size())) return Event::kNone;
+  report_.write_s = seconds_since(began_);
+  report_.problem = *problem_;
+  if (sum.failed > 0) {
+    phase_ = Phase::kIdle;
+    std::error_code ignored;
+    if (comm_.is_root()) fs::remove_all(aside_, ignored);
+    return Event::kFailed;
+  }
+  if (phase_ == Phase::kPublishing) {
+    phase_ = Phase::kIdle;
+    return Event::kSaved;
+  }
+  phase_ = Phase::kPublishing;
+  begin_work(comm_.is_root(), [this] { publish(); });
+  return Event::kNone;
+}
+
+CheckpointSaver::Event CheckpointSaver::wait() {
+  while (busy()) {
+    const Progress own = progress();
+    at::Tensor sum = at::tensor({own.done, own.failed}, at::kDouble);
+    comm_.all_reduce_sum(sum);
+    const Event event = advance({sum[0].item<double>(), sum[1].item<double>()});
+    if (event != Event::kNone) return event;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return Event::kNone;
+}
+
+}  // namespace basin

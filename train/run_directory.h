@@ -1,0 +1,53 @@
+// The life of checkpoints in a run directory (design: "Run directory"). A step directory is written
+// aside, its manifest last, then renamed: a directory named step-NNNNNNNN whose manifest holds is
+// whole.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "train/config.h"
+
+namespace basin {
+
+/// Holds a run directory for one training process; made if it is not there. Throws
+/// std::runtime_error when another process holds it.
+class RunLock {
+ public:
+  explicit RunLock(const std::filesystem::path& run_directory);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+std::filesystem::path step_directory(const std::filesystem::path& run_directory, int64_t step);
+/// Where attempt number `attempt` of the process `pid` writes that directory.
+std::filesystem::path aside(const std::filesystem::path& step_directory,
+                            int64_t pid,
+                            int64_t attempt);
+/// Steps of which a directory is there, whole or not, newest first.
+std::vector<int64_t> list_steps(const std::filesystem::path& run_directory);
+/// The newest step whose manifest holds, at most `newest`; logs why newer ones were passed over.
+/// Nothing when there is none.
+std::optional<int64_t> find_newest_intact(const std::filesystem::path& run_directory,
+                                          int64_t newest = std::numeric_limits<int64_t>::max());
+
+/// Gives a directory that is whole its name, durably; a damaged one of the same step goes.
+void publish_checkpoint(const std::filesystem::path& aside,
+                        const std::filesystem::path& step_directory);
+/// Drops checkpoints up to `newest` that the policy does not hold.
+void prune_checkpoints(const std::filesystem::path& run_directory,
+                       const CheckpointConfig& keep,
+                       int64_t newest);
+/// Points `final` at the checkpoint of `step`.
+void set_final(const std::filesystem::path& run_directory, int64_t step);
+/// Removes what a killed process left half-written.
+void remove_leftovers(const std::filesystem::path& run_directory);
+
+}  // namespace basin

@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
@@ -136,10 +135,10 @@ std::string read_file(const std::filesystem::path& path) {
   return bytes;
 }
 
-void write_file(const std::filesystem::path& path, std::string_view bytes) {
+FileSum write_file(const std::filesystem::path& path, std::string_view bytes) {
   AtomicFile file(path);
   file.write(bytes);
-  file.commit();
+  return file.commit();
 }
 
 void sync_directory(const std::filesystem::path& directory) {
@@ -156,13 +155,33 @@ std::string xxh3_hex(std::string_view bytes) {
 
 std::string xxh3_hex_of_file(const std::filesystem::path& path) {
   const Descriptor file(path, O_RDONLY);
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  XXH3_64bits_reset(state.get());
+  Xxh3 sum;
   std::string block(kBufferBytes, '\0');
   while (const size_t got = read_some(file.get(), block.data(), block.size(), path))
-    XXH3_64bits_update(state.get(), block.data(), got);
-  return to_hex(XXH3_64bits_digest(state.get()));
+    sum.update(block.data(), got);
+  return sum.hex();
+}
+
+struct Xxh3::State {
+  State() : get(XXH3_createState()) {}
+  ~State() { XXH3_freeState(get); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  XXH3_state_t* get;
+};
+
+Xxh3::Xxh3() : state_(std::make_unique<State>()) {
+  XXH3_64bits_reset(state_->get);
+}
+
+Xxh3::~Xxh3() = default;
+
+void Xxh3::update(const void* data, size_t bytes) {
+  XXH3_64bits_update(state_->get, data, bytes);
+}
+
+std::string Xxh3::hex() const {
+  return to_hex(XXH3_64bits_digest(state_->get));
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path)
@@ -184,17 +203,22 @@ void AtomicFile::write(const void* data, size_t bytes) {
     buffer_.append(from, bytes);
     return;
   }
-  write_all(fd_, buffer_.data(), buffer_.size(), temporary_);
+  put(buffer_.data(), buffer_.size());
   buffer_.clear();
   if (bytes < kBufferBytes)
     buffer_.append(from, bytes);
   else
-    write_all(fd_, from, bytes, temporary_);
+    put(from, bytes);
 }
 
-void AtomicFile::commit() {
+void AtomicFile::put(const void* data, size_t bytes) {
+  write_all(fd_, static_cast<const char*>(data), bytes, temporary_);
+  sum_.update(data, bytes);
+}
+
+FileSum AtomicFile::commit() {
   if (fd_ < 0) throw std::logic_error("second commit of " + path_.string());
-  write_all(fd_, buffer_.data(), buffer_.size(), temporary_);
+  put(buffer_.data(), buffer_.size());
   buffer_.clear();
   if (fsync(fd_) != 0) fail("sync", temporary_);
   if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename to", path_);
@@ -202,6 +226,7 @@ void AtomicFile::commit() {
   // failed close says what fsync did not.
   if (close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail("close", path_);
   sync_directory(path_.parent_path());
+  return {size_bytes_, sum_.hex()};
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

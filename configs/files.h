@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -13,8 +14,14 @@ namespace basin {
 /// The whole file as bytes.
 std::string read_file(const std::filesystem::path& path);
 
+/// Size and checksum of what a file holds.
+struct FileSum {
+  uint64_t bytes = 0;
+  std::string xxh3;  // as xxh3_hex gives it
+};
+
 /// Replaces `path` by `bytes`, atomically and durably.
-void write_file(const std::filesystem::path& path, std::string_view bytes);
+FileSum write_file(const std::filesystem::path& path, std::string_view bytes);
 
 /// Makes renames and new names in `directory` durable.
 void sync_directory(const std::filesystem::path& directory);
@@ -31,6 +38,20 @@ void write_stdout(std::string_view text);
 std::string xxh3_hex(std::string_view bytes);
 std::string xxh3_hex_of_file(const std::filesystem::path& path);
 
+/// XXH3-64 of bytes that come in parts.
+class Xxh3 {
+ public:
+  Xxh3();
+  ~Xxh3();
+  void update(const void* data, size_t bytes);
+  /// Of the bytes so far.
+  std::string hex() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 /// A file under construction: bytes go to `PATH.tmp.<pid>`, `commit` publishes them under `path`,
 /// and without it the destructor removes them.
 class AtomicFile {
@@ -43,12 +64,16 @@ class AtomicFile {
   void write(const void* data, size_t bytes);
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
   uint64_t size_bytes() const { return size_bytes_; }
-  /// Flushes, syncs, renames. Nothing may be written afterwards.
-  void commit();
+  /// Flushes, syncs, renames. Nothing may be written afterwards. The sum is of the bytes given to
+  /// write(): what the disk made of them shows when they are read.
+  FileSum commit();
 
  private:
+  void put(const void* data, size_t bytes);
+
   std::filesystem::path path_, temporary_;
   std::string buffer_;
+  Xxh3 sum_;  // of all bytes but those in the buffer
   uint64_t size_bytes_ = 0;
   int fd_ = -1;
 };

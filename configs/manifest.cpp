@@ -1,58 +1,175 @@
 #include "configs/manifest.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <cstring>
 #include <exception>
 #include <nlohmann/json.hpp>
-#include <set>
-
-#include "configs/files.h"
+#include <stdexcept>
+#include <utility>
+#include <vector>
 
 namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
 constexpr const char* kManifest = "manifest.json";
+
+Json as_json(const ManifestEntry& entry) {
+  Json json = {{"bytes", entry.file.bytes}, {"xxh3", entry.file.xxh3}};
+  if (!entry.tensors.empty()) json["tensors"] = entry.tensors;
+  return json;
+}
+
+ManifestEntry entry_of(const Json& json) {
+  return {{json.at("bytes").get<uint64_t>(), json.at("xxh3").get<std::string>()},
+          json.value("tensors", std::map<std::string, std::string>())};
+}
+
+/// The entries of a manifest. One flipped bit can turn a key into another without making the JSON
+/// invalid: only the known keys are let through, or the checksum could be damaged away.
+std::map<std::string, ManifestEntry> parse_manifest(const std::string& text) {
+  const Json manifest = Json::parse(text);
+  for (const auto& [key, value] : manifest.items())
+    if (key != "files" && key != "xxh3")
+      throw std::runtime_error(
+          fmt::format("unknown key \"{}\", a manifest has \"files\" and \"xxh3\"", key));
+  const Json& files = manifest.at("files");
+  if (manifest.contains("xxh3")) {
+    const std::string sum = xxh3_hex(files.dump()),
+                      expected = manifest.at("xxh3").get<std::string>();
+    if (sum != expected)
+      throw std::runtime_error(
+          fmt::format("its own checksum is {}, it says {}: it is damaged", sum, expected));
+  }
+  std::map<std::string, ManifestEntry> entries;
+  for (const auto& [name, entry] : files.items()) entries[name] = entry_of(entry);
+  return entries;
+}
+
+struct Range {
+  uint64_t begin, end;  // bytes from the start of the file
+};
+
+/// Where the header of a safetensors file says its tensors are. Throws when it does not parse, or
+/// its tensors do not fill the file (one that was damaged would send us to the wrong bytes).
+std::map<std::string, Range> tensor_ranges(std::string_view file) {
+  uint64_t length = 0;
+  if (file.size() < sizeof length) throw std::runtime_error("no header");
+  std::memcpy(&length, file.data(), sizeof length);
+  if (length > file.size() - sizeof length) throw std::runtime_error("no header");
+  const Json header = Json::parse(file.substr(sizeof length, length));
+  const uint64_t data = sizeof length + length;
+  std::map<std::string, Range> ranges;
+  std::multimap<uint64_t, uint64_t> ends;  // by begin
+  for (const auto& [name, tensor] : header.items()) {
+    if (name == "__metadata__") continue;
+    const Range range{data + tensor.at("data_offsets").at(0).get<uint64_t>(),
+                      data + tensor.at("data_offsets").at(1).get<uint64_t>()};
+    ranges[name] = range;
+    if (range.begin < range.end) ends.emplace(range.begin, range.end);
+  }
+  uint64_t covered = data;
+  for (const auto& [begin, end] : ends)
+    if (std::exchange(covered, end) != begin) throw std::runtime_error("a hole or an overlap");
+  if (covered != file.size()) throw std::runtime_error("tensors do not end where the file does");
+  return ranges;
+}
+
+/// Which part of a safetensors file is not what its manifest says: "its header", or tensors.
+std::string damaged_part(const fs::path& path, const std::map<std::string, std::string>& tensors) {
+  const MappedFile mapped(path);
+  const std::string_view file(reinterpret_cast<const char*>(mapped.data()), mapped.size_bytes());
+  std::vector<std::string> damaged;
+  try {
+    const std::map<std::string, Range> ranges = tensor_ranges(file);
+    for (const auto& [name, sum] : tensors) {
+      const Range range = ranges.at(name);
+      if (xxh3_hex(file.substr(range.begin, range.end - range.begin)) != sum)
+        damaged.push_back(name);
+    }
+  } catch (const std::exception&) {
+    damaged.clear();
+  }
+  constexpr size_t kShown = 5;
+  if (damaged.empty()) return "its header";
+  if (damaged.size() <= kShown) return fmt::format("tensor {}", fmt::join(damaged, ", "));
+  const size_t more = damaged.size() - kShown;
+  damaged.resize(kShown);
+  return fmt::format("tensor {} and {} more", fmt::join(damaged, ", "), more);
+}
+
+std::optional<std::string> file_problem(const fs::path& path,
+                                        const std::string& name,
+                                        const ManifestEntry& expected) {
+  if (!fs::exists(path)) return fmt::format("{} is missing", name);
+  if (const uint64_t bytes = fs::file_size(path); bytes != expected.file.bytes)
+    return fmt::format("{} has {} bytes, its manifest says {}", name, bytes, expected.file.bytes);
+  const std::string sum = xxh3_hex_of_file(path);
+  if (sum == expected.file.xxh3) return std::nullopt;
+  const std::string damage =
+      fmt::format("the checksum of {} is {}, its manifest says {}", name, sum, expected.file.xxh3);
+  return expected.tensors.empty()
+             ? damage
+             : fmt::format("{}: damaged is {}", damage, damaged_part(path, expected.tensors));
+}
 
 }  // namespace
 
-void write_manifest(const fs::path& directory) {
-  std::set<std::string> names;
+std::string to_json(const ManifestEntry& entry) {
+  return as_json(entry).dump();
+}
+
+ManifestEntry manifest_entry_from_json(const std::string& text) {
+  return entry_of(Json::parse(text));
+}
+
+void Manifest::add(const std::string& name, ManifestEntry entry) {
+  entries_[name] = std::move(entry);
+}
+
+void Manifest::write(const fs::path& directory) const {
+  for (const auto& [name, entry] : entries_) {
+    const fs::path path = directory / name;
+    if (!fs::exists(path))
+      throw std::runtime_error(fmt::format(
+          "{} is missing: another process wrote it, and all of them must see one file system",
+          path.string()));
+    if (const uint64_t bytes = fs::file_size(path); bytes != entry.file.bytes)
+      throw std::runtime_error(
+          fmt::format("{} has {} bytes, {} were written", path.string(), bytes, entry.file.bytes));
+  }
+  std::map<std::string, ManifestEntry> all = entries_;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory)) {
     if (entry.is_directory()) sync_directory(entry.path());
-    if (entry.is_regular_file())
-      names.insert(fs::relative(entry.path(), directory).generic_string());
+    if (!entry.is_regular_file()) continue;
+    const std::string name = fs::relative(entry.path(), directory).generic_string();
+    if (name != kManifest && !all.contains(name))
+      all[name] = {{entry.file_size(), xxh3_hex_of_file(entry.path())}};
   }
-  nlohmann::ordered_json files = nlohmann::ordered_json::object();
-  for (const std::string& name : names) {
-    files[name] = {{"bytes", fs::file_size(directory / name)},
-                   {"xxh3", xxh3_hex_of_file(directory / name)}};
-  }
+  Json files = Json::object();
+  for (const auto& [name, entry] : all) files[name] = as_json(entry);
+  const std::string sum = xxh3_hex(files.dump());
   write_file(directory / kManifest,
-             nlohmann::ordered_json{{"files", std::move(files)}}.dump(2) + "\n");
-  sync_directory(directory);
+             Json{{"files", std::move(files)}, {"xxh3", sum}}.dump(2) + "\n");
 }
 
 std::optional<std::string> manifest_problem(const fs::path& directory) {
   if (!fs::exists(directory / kManifest))
     return "it has no manifest.json, writing it was cut short";
+  std::map<std::string, ManifestEntry> entries;
   try {
-    const nlohmann::json manifest = nlohmann::json::parse(read_file(directory / kManifest));
-    for (const auto& [name, expected] : manifest.at("files").items()) {
-      const fs::path path = directory / name;
-      if (!fs::exists(path)) return fmt::format("{} is missing", name);
-      const uint64_t bytes = fs::file_size(path),
-                     expected_bytes = expected.at("bytes").get<uint64_t>();
-      if (bytes != expected_bytes)
-        return fmt::format("{} has {} bytes, its manifest says {}", name, bytes, expected_bytes);
-      const std::string sum = xxh3_hex_of_file(path),
-                        expected_sum = expected.at("xxh3").get<std::string>();
-      if (sum != expected_sum)
-        return fmt::format(
-            "the checksum of {} is {}, its manifest says {}", name, sum, expected_sum);
-    }
+    entries = parse_manifest(read_file(directory / kManifest));
   } catch (const std::exception& error) {
     return fmt::format("manifest.json: {}", error.what());
+  }
+  try {
+    for (const auto& [name, expected] : entries)
+      if (const auto problem = file_problem(directory / name, name, expected)) return problem;
+  } catch (const std::exception& error) {  // it cannot be read
+    return error.what();
   }
   return std::nullopt;
 }

@@ -16,7 +16,6 @@
 #include <set>
 #include <stdexcept>
 
-#include "configs/manifest.h"
 #include "model/families/families.h"
 #include "model/safetensors.h"
 
@@ -26,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kConfig = "config.json";
+constexpr const char* kGeneration = "generation_config.json";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
@@ -191,10 +191,10 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
   return model;
 }
 
-void save_model(const Transformer& model,
-                int64_t sequence_length,
-                const fs::path& directory,
-                std::optional<int64_t> eos_token_id) {
+Manifest save_model(const Transformer& model,
+                    int64_t sequence_length,
+                    const fs::path& directory,
+                    std::optional<int64_t> eos_token_id) {
   const at::NoGradGuard no_grad;
   fs::create_directories(directory);
   const std::map<std::string, at::Tensor> parameters = by_name(model);
@@ -205,11 +205,16 @@ void save_model(const Transformer& model,
                          return to_disk(disk, internal);
                        }});
   }
-  write_safetensors(directory / kWeights, std::move(sources));
+  Manifest manifest;
+  manifest.add(kWeights, write_safetensors(directory / kWeights, std::move(sources)));
   const ConfigExtras extras{sequence_length, model.dtype(), eos_token_id};
-  write_file(directory / "generation_config.json",
-             generation_config_to_json(model.config(), extras).dump(2) + "\n");
-  write_file(directory / kConfig, config_to_json(model.config(), extras).dump(2) + "\n");
+  manifest.add(kGeneration,
+               {write_file(directory / kGeneration,
+                           generation_config_to_json(model.config(), extras).dump(2) + "\n")});
+  manifest.add(
+      kConfig,
+      {write_file(directory / kConfig, config_to_json(model.config(), extras).dump(2) + "\n")});
+  return manifest;
 }
 
 fs::path resolve_model_directory(const fs::path& path) {

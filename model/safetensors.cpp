@@ -285,13 +285,14 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
   return tensor;
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       std::vector<SafetensorsSource> sources,
-                       SafetensorsMetadata metadata) {
+ManifestEntry write_safetensors(const std::filesystem::path& path,
+                                std::vector<SafetensorsSource> sources,
+                                SafetensorsMetadata metadata) {
   sort_as_reference(sources);
   metadata.emplace("format", "pt");
   AtomicFile file(path);
   file.write(header_of(sources, metadata));
+  ManifestEntry entry;
   for (const SafetensorsSource& source : sources) {
     const at::Tensor tensor = source.make().to(at::kCPU).contiguous();
     TORCH_CHECK(
@@ -299,19 +300,22 @@ void write_safetensors(const std::filesystem::path& path,
         "safetensors: ",
         source.name,
         " is not as announced");
-    file.write(tensor.data_ptr(), tensor.nbytes());
+    const std::string_view bytes(static_cast<const char*>(tensor.data_ptr()), tensor.nbytes());
+    file.write(bytes);
+    entry.tensors[source.name] = xxh3_hex(bytes);
   }
-  file.commit();
+  entry.file = file.commit();
+  return entry;
 }
 
-void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                       SafetensorsMetadata metadata) {
+ManifestEntry write_safetensors(const std::filesystem::path& path,
+                                const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                                SafetensorsMetadata metadata) {
   std::vector<SafetensorsSource> sources;
   for (const auto& [name, tensor] : tensors)
     sources.push_back(
         {name, tensor.scalar_type(), tensor.sizes().vec(), [tensor = tensor] { return tensor; }});
-  write_safetensors(path, std::move(sources), std::move(metadata));
+  return write_safetensors(path, std::move(sources), std::move(metadata));
 }
 
 }  // namespace basin

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/manifest.h"
 
 namespace basin {
 
@@ -60,12 +61,13 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
 
 /// Writes `path` atomically in the reference order (dtype by descending size, then name), the data
 /// starting at a multiple of 64 bytes. "format": "pt" is added to `metadata`: transformers 4
-/// refuses files without it. Throws std::invalid_argument for duplicate names.
-void write_safetensors(const std::filesystem::path& path,
+/// refuses files without it. Returns what a manifest says of the file, its checksums made while
+/// writing. Throws std::invalid_argument for duplicate names.
+ManifestEntry write_safetensors(const std::filesystem::path& path,
                        std::vector<SafetensorsSource> sources,
                        SafetensorsMetadata metadata = {});
 /// The same for tensors that are there already.
-void write_safetensors(const std::filesystem::path& path,
+ManifestEntry write_safetensors(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        SafetensorsMetadata metadata = {});
 

@@ -107,26 +107,40 @@ void CheckpointSaver::begin_work(bool needed, std::function<void()> work) {
   });
 }
 
-void CheckpointSaver::write_files() const {
+void CheckpointSaver::write_files() {
   fs::create_directories(aside_ / "trainer");
-  const int64_t shards = optimizer_.parts().size() > 1 ? comm_.size() : 1;
-  write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);
+  const int64_t shards = is_sharded() ? comm_.size() : 1;
+  shard_entry_ =
+      write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);
   if (!comm_.is_root()) return;
   const int64_t sequence_length = run_.config.data.sequence_length;
-  save_model(
+  manifest_ = save_model(
       *weights_,
       sequence_length,
       aside_,
-      tokenizer_ ? std::optional(kEosId) : std::nullopt);  // foreign texts end we do not know how
+      tokenizer_ ? std::optional(kEosId) : std::nullopt);  // what ends foreign texts is not known
   if (tokenizer_) {
     const SinkConfig& sink = run_.config.model.sink;
     write_tokenizer_files(*tokenizer_, sink.ids(), sequence_length + sink.tokens(), aside_);
   }
-  write_state(aside_, run_);
+  manifest_.add(kStateName, {write_state(aside_, run_)});
+}
+
+/// What the ranks have written, in rank 0's manifest.
+void CheckpointSaver::collect_entries() {
+  if (!is_sharded()) {
+    manifest_.add(shard_name(0, 1), shard_entry_);
+    return;
+  }
+  const std::vector<std::string> entries = comm_.all_gather_text(to_json(shard_entry_));
+  if (!comm_.is_root()) return;
+  for (int64_t rank = 0; rank < comm_.size(); ++rank)
+    manifest_.add(shard_name(rank, comm_.size()),
+                  manifest_entry_from_json(entries[static_cast<size_t>(rank)]));
 }
 
 void CheckpointSaver::publish() const {
-  write_manifest(aside_);
+  manifest_.write(aside_);
   before_publishing_();
   publish_checkpoint(aside_, report_.directory);
   try {
@@ -158,6 +172,7 @@ CheckpointSaver::Event CheckpointSaver::advance(const Progress& sum) {
     return Event::kSaved;
   }
   phase_ = Phase::kPublishing;
+  collect_entries();
   begin_work(comm_.is_root(), [this] { publish(); });
   return Event::kNone;
 }

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/manifest.h"
 #include "data/tokenizer.h"
 #include "model/transformer.h"
 #include "train/comm.h"
@@ -70,9 +71,11 @@ class CheckpointSaver {
   enum class Phase { kIdle, kWriting, kPublishing };
 
   void copy(const TrainState& state);
-  void write_files() const;
+  void write_files();
   void publish() const;
-  bool has_files() const { return comm_.is_root() || optimizer_.parts().size() > 1; }
+  void collect_entries();
+  bool is_sharded() const { return optimizer_.parts().size() > 1; }
+  bool has_files() const { return comm_.is_root() || is_sharded(); }
   void begin_work(bool needed, std::function<void()> work);
 
   SavedState run_;
@@ -87,6 +90,9 @@ class CheckpointSaver {
   std::unique_ptr<Transformer> weights_;  // rank 0
   std::vector<Optimizer::Part> parts_;
   std::filesystem::path aside_;
+
+  ManifestEntry shard_entry_;  // of this rank's shard
+  Manifest manifest_;          // rank 0
 
   Phase phase_ = Phase::kIdle;
   Report report_;

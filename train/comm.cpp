@@ -3,11 +3,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -170,6 +172,20 @@ at::Tensor Comm::all_gather_rows(const at::Tensor& row) {
   at::Tensor rows = at::empty({size(), row.numel()}, at::kDouble);
   start_all_gather(row.to(at::kDouble).contiguous().view({-1}), rows.view({-1}))->wait();
   return rows;
+}
+
+std::vector<std::string> Comm::all_gather_text(const std::string& text) {
+  const at::Tensor sizes =
+      all_gather_rows(at::scalar_tensor(static_cast<double>(text.size()), at::kDouble).view({1}));
+  const auto longest = static_cast<int64_t>(sizes.max().item<double>());
+  at::Tensor own = at::zeros({longest}, at::kByte), all = at::empty({size() * longest}, at::kByte);
+  std::memcpy(own.mutable_data_ptr(), text.data(), text.size());
+  start_all_gather(own, all)->wait();
+  std::vector<std::string> texts;
+  for (int64_t r = 0; r < size(); ++r)
+    texts.emplace_back(static_cast<const char*>(all.const_data_ptr()) + r * longest,
+                       static_cast<size_t>(sizes[r][0].item<double>()));
+  return texts;
 }
 
 std::unique_ptr<Comm> make_single_comm() {

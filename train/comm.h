@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace basin {
 
@@ -51,6 +52,8 @@ class Comm {
   int64_t broadcast(int64_t value);
   /// Every rank's row (n), fp64 on the CPU, as (size(), n), on every rank.
   at::Tensor all_gather_rows(const at::Tensor& row);
+  /// Every rank's text, on every rank.
+  std::vector<std::string> all_gather_text(const std::string& text);
 };
 
 /// A process on its own.

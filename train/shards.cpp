@@ -140,9 +140,9 @@ std::string shard_name(int64_t shard, int64_t shards) {
   return fmt::format("trainer/shard-{:05}-of-{:05}.safetensors", shard, shards);
 }
 
-void write_shard(const fs::path& path,
-                 const std::vector<Parameter>& parameters,
-                 const std::vector<Optimizer::Part>& parts) {
+ManifestEntry write_shard(const fs::path& path,
+                          const std::vector<Parameter>& parameters,
+                          const std::vector<Optimizer::Part>& parts) {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Buffer& buffer : kBuffers) {
     for (const Optimizer::Part& part : parts) {
@@ -159,7 +159,7 @@ void write_shard(const fs::path& path,
       }
     }
   }
-  write_safetensors(path, tensors);
+  return write_safetensors(path, tensors);
 }
 
 void read_shards(const fs::path& directory,

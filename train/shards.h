@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/manifest.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
 
@@ -20,10 +21,11 @@ namespace basin {
 /// Relative to the step directory.
 std::string shard_name(int64_t shard, int64_t shards);
 
-/// `parts` may lie on the CPU only; their place in the model says which parameters they hold.
-void write_shard(const std::filesystem::path& path,
-                 const std::vector<Parameter>& parameters,
-                 const std::vector<Optimizer::Part>& parts);
+/// `parts` lie on the CPU; their place in the model says which parameters they hold. Returns what a
+/// manifest says of the file.
+ManifestEntry write_shard(const std::filesystem::path& path,
+                          const std::vector<Parameter>& parameters,
+                          const std::vector<Optimizer::Part>& parts);
 
 /// Fills `parts` from all shards of a step directory. Throws std::runtime_error naming file and
 /// tensor for what is missing or of another shape.

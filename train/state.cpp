@@ -13,14 +13,9 @@
 #include "model/kernels/kernels.h"
 
 namespace basin {
-namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-constexpr const char* kState = "trainer/state.json";
-
-}  // namespace
 
 void TrainState::next_batch() {
   do ++batch;
@@ -51,7 +46,7 @@ Machine this_machine(at::Device device, int64_t ranks) {
           at::get_num_threads()};
 }
 
-void write_state(const fs::path& directory, const SavedState& saved) {
+FileSum write_state(const fs::path& directory, const SavedState& saved) {
   const TrainState& state = saved.state;
   const Machine& machine = saved.machine;
   Json json;
@@ -74,11 +69,11 @@ void write_state(const fs::path& directory, const SavedState& saved) {
                      {"threads", machine.threads}};
   json["data"] = saved.data;
   json["config"] = to_yaml(saved.config);
-  write_file(directory / kState, json.dump(2) + "\n");
+  return write_file(directory / kStateName, json.dump(2) + "\n");
 }
 
 SavedState read_state(const fs::path& directory) {
-  const fs::path path = directory / kState;
+  const fs::path path = directory / kStateName;
   try {
     const Json json = Json::parse(read_file(path));
     SavedState saved;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/files.h"
 #include "train/config.h"
 
 namespace basin {
@@ -50,8 +51,9 @@ struct SavedState {
       data;  // contents of each dataset of data.train; empty in old checkpoints
 };
 
-/// trainer/state.json of a step directory.
-void write_state(const std::filesystem::path& step_directory, const SavedState& saved);
+inline constexpr const char* kStateName = "trainer/state.json";  // relative to a step directory
+
+FileSum write_state(const std::filesystem::path& step_directory, const SavedState& saved);
 /// Throws std::runtime_error naming file and key for what is missing or of another kind.
 SavedState read_state(const std::filesystem::path& step_directory);
 

@@ -84,9 +84,11 @@ TEST_F(Files, LargeAndSmallWritesKeepTheirOrder) {
     expected += part;
     EXPECT_EQ(file.size_bytes(), expected.size());
   }
-  file.commit();
+  const FileSum sum = file.commit();
   EXPECT_TRUE(read_file(path_) == expected);
   EXPECT_EQ(xxh3_hex_of_file(path_), xxh3_hex(expected));
+  EXPECT_EQ(sum.bytes, expected.size());
+  EXPECT_EQ(sum.xxh3, xxh3_hex(expected));
 }
 
 TEST_F(Files, ReplaceWhatADeadRunLeft) {

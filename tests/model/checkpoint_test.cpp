@@ -385,7 +385,7 @@ TEST_F(Checkpoint, ResolvesRunsAndSteps) {
     fs::create_directory(run / step);
   for (const char* step : {"step-00000900", "step-00001000", "step-x"}) {
     write_file(run / step / "weights", "abc");
-    write_manifest(run / step);
+    Manifest().write(run / step);
   }
   EXPECT_EQ(resolve_model_directory(run), run / "step-00001000") << "2000 was never finished";
   write_file(run / "step-00001000" / "weights", "abd");

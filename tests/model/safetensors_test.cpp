@@ -90,8 +90,12 @@ TEST_F(Safetensors, WritesTheReferenceOrderFromAnAlignedByte) {
 
 TEST_F(Safetensors, TheSameTensorsGiveTheSameBytes) {
   const at::Tensor a = at::randn({3}), b = at::randn({2});
-  write_safetensors(path_, {{"a", a}, {"b", b}});
+  const ManifestEntry entry = write_safetensors(path_, {{"a", a}, {"b", b}});
   const std::string first = read_file(path_);
+  EXPECT_EQ(entry.file.bytes, first.size());
+  EXPECT_EQ(entry.file.xxh3, xxh3_hex(first));
+  EXPECT_EQ(entry.tensors.size(), 2u);
+  EXPECT_EQ(entry.tensors.at("b"), xxh3_hex({static_cast<const char*>(b.data_ptr()), 8}));
   write_safetensors(path_, {{"b", b}, {"a", a}});
   EXPECT_EQ(read_file(path_), first);
 }

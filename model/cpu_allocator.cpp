@@ -56,6 +56,11 @@ class CachingCpuAllocator final : public c10::Allocator {
     return memory_;
   }
 
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    memory_.max_allocated_bytes = memory_.allocated_bytes;
+  }
+
  private:
   void* take(size_t bytes) {
     const SizeClass wanted = size_class(bytes + kAlignment);
@@ -122,6 +127,16 @@ void install_cpu_allocator() {
 
 CpuMemory cpu_memory() {
   return CachingCpuAllocator::instance().memory();
+}
+
+void reset_peak_cpu_memory() {
+  CachingCpuAllocator::instance().reset_peak();
+}
+
+int64_t cpu_block_bytes(int64_t bytes) {
+  return bytes == 0
+             ? 0
+             : static_cast<int64_t>(size_class(static_cast<size_t>(bytes) + kAlignment).bytes);
 }
 
 }  // namespace basin

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <map>
+#include <memory>
+#include <utility>
 
 #include "model/parameters.h"
 #include "model/rope.h"
@@ -18,6 +20,11 @@ int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignme
 
 ops::Norm make_norm(const ModelConfig& config, const at::Tensor& weight, const at::Tensor& bias) {
   return {config.is_llama() ? ops::NormKind::kRms : ops::NormKind::kLayer, weight, bias, config.norm_eps};
+}
+
+/// The stream with its delta added, and the norm of that.
+std::pair<at::Tensor, at::Tensor> add_norm(const Residual& in, const ops::Norm& n) {
+  return in.delta.defined() ? ops::add_norm(in.x, in.delta, n) : std::pair(in.x, ops::norm(in.x, n));
 }
 
 }  // namespace
@@ -67,30 +74,23 @@ at::Tensor Transformer::mlp(const Layer& layer, const at::Tensor& x) const {
   return ops::linear(config_.is_llama() ? ops::swiglu(up) : ops::gelu(up), layer.down_weight, layer.down_bias);
 }
 
+Residual Transformer::block(int64_t l, const LayerAttention& attend, const Residual& in) const {
+  const Layer& layer = layers_[l];
+  const auto [x, normed] = add_norm(in, layer.attention_norm);   // (B, T, D)
+  const at::Tensor attended = ops::linear(attend(l, ops::linear(normed, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
+  if (!config_.is_llama() && config_.use_parallel_residual) return {x, attended + mlp(layer, ops::norm(x, layer.mlp_norm))};
+  const auto [h, normed_h] = add_norm({x, attended}, layer.mlp_norm);
+  return {h, mlp(layer, normed_h)};
+}
+
 at::Tensor Transformer::hidden_states(const at::Tensor& ids, const LayerAttention& attend) const {
-  const bool parallel = !config_.is_llama() && config_.use_parallel_residual;
-  at::Tensor x = ops::embedding(ids, embedding_), delta, normed;   // (B, T, D); `delta` is what the block before adds
-  const auto add_norm = [&](const ops::Norm& n) {
-    if (delta.defined()) {
-      std::tie(x, normed) = ops::add_norm(x, delta, n);
-    } else {
-      normed = ops::norm(x, n);
-    }
-  };
+  Residual stream{ops::embedding(ids, embedding_), {}};
+  const bool recompute = recompute_activations_ && at::GradMode::is_enabled();
+  const auto shared = recompute ? std::make_shared<const LayerAttention>(attend) : nullptr;   // the backward pass attends again
   for (int64_t l = 0; l < config_.num_hidden_layers; ++l) {
-    const Layer& layer = layers_[l];
-    add_norm(layer.attention_norm);
-    const at::Tensor attended = ops::linear(attend(l, ops::linear(normed, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
-    if (parallel) {
-      delta = attended + mlp(layer, ops::norm(x, layer.mlp_norm));
-    } else {
-      delta = attended;
-      add_norm(layer.mlp_norm);
-      delta = mlp(layer, normed);
-    }
+    stream = recompute ? recomputed([this, l, shared](const Residual& in) { return block(l, *shared, in); }, stream) : block(l, attend, stream);
   }
-  add_norm(final_norm_);
-  return normed;
+  return add_norm(stream, final_norm_).second;
 }
 
 at::Tensor Transformer::logits(const at::Tensor& hidden) const { return ops::linear(hidden, head_, {}); }

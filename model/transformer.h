@@ -11,6 +11,7 @@
 
 #include "model/config.h"
 #include "model/ops.h"
+#include "model/recompute.h"
 
 namespace basin {
 
@@ -32,6 +33,8 @@ class Transformer {
 
   /// Draws initial weights: a pure function of (seed, tensor name), equal for fp32 and bf16 up to rounding.
   void initialize(uint64_t seed);
+  /// Whether backward passes keep each block's inputs only and compute the rest again (model/recompute.h). Changes no number.
+  void recompute_activations(bool on) { recompute_activations_ = on; }
 
   /// ids int64 (B, T), sinks included by the caller -> final-norm hidden states (B, T, D).
   at::Tensor hidden_states(const at::Tensor& ids, const LayerAttention& attend) const;
@@ -67,8 +70,10 @@ class Transformer {
     at::Tensor sink_logit;             // (H), kind logit only
   };
   at::Tensor mlp(const Layer& layer, const at::Tensor& x) const;
+  Residual block(int64_t layer, const LayerAttention& attend, const Residual& in) const;
 
   ModelConfig config_;
+  bool recompute_activations_ = false;
   at::Tensor flat_;
   int64_t decayed_size_ = 0;
   std::vector<Parameter> parameters_;

@@ -38,6 +38,7 @@ bool is_harmless(std::string_view key) {
                                       "train.sink_metric_every",
                                       "train.max_skipped",
                                       "train.micro_batch",  // rounding only, and it is named
+                                      "train.recompute_activations",
                                       "train.device",
                                       "train.deterministic",
                                       "data.heldout"}) {

@@ -199,6 +199,7 @@ struct TrainConfig {
   Precision precision = Precision::kFp32;
   int64_t global_batch = 32;
   int64_t micro_batch = 0;
+  bool recompute_activations = false;
   std::string stop_after;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
@@ -229,6 +230,10 @@ struct TrainConfig {
           Field{.doc = "samples of one forward and backward pass on one rank; 0: chosen",
                 .min = 0,
                 .max = 1e9});
+    visit("recompute_activations",
+          self.recompute_activations,
+          Field{.doc = "trades a second forward pass of each block for the memory of its "
+                       "activations; the gradients stay the same"});
     visit("stop_after",
           self.stop_after,
           Field{.doc = "wall clock after which the run saves and exits with 3, like 90m or 1h30m; "

@@ -16,6 +16,10 @@ Optimizer::Optimizer(Transformer& model,
   const int64_t total = model.flat().numel();
   TORCH_CHECK(master.scalar_type() == at::kFloat && master.numel() == total,
               "the master weights must be fp32 in the model's layout");
+  if (!master.is_same(model.flat())) {  // all of them here: others publish theirs after a step
+    at::NoGradGuard no_grad;
+    at::Tensor(model.flat()).copy_(master);
+  }
   for (const Range& range : own.empty() ? std::vector<Range>{{0, total}} : own) {
     const int64_t begin = std::min(range.begin, total), n = std::min(range.end, total) - begin;
     at::Tensor part = master.narrow(0, begin, n);
@@ -23,7 +27,6 @@ Optimizer::Optimizer(Transformer& model,
     if (n < total && !master.is_same(model.flat())) part = part.clone();
     parts_.push_back({begin, part, at::zeros_like(part), at::zeros_like(part)});
   }
-  publish();
 }
 
 void Optimizer::step(const at::Tensor& gradient,

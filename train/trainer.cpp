@@ -246,7 +246,6 @@ Trainer::Outcome Trainer::run() {
     ++steps_since_row_;
     report_save(result.save);
     if (result.spike) {
-      report_left_out(result, "is a jump of the loss (train.rollback)");
       roll_back();
       continue;
     }
@@ -429,9 +428,14 @@ void Trainer::write_row(MetricsRow& row, const StepResult& result) {
   row.val_loss = state_.val_loss;
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;
-  if (const auto problem = metrics_->write(row)) {
+  const std::optional<std::string> problem = metrics_->write(row);
+  if (problem.has_value() != rows_wait_) {  // said once, not at each row
     console_->end_line();
-    spdlog::warn("{}: rows of the log wait in memory for the next attempt", *problem);
+    rows_wait_ = problem.has_value();
+    if (problem)
+      spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
+    else
+      spdlog::info("the log can be written again, nothing is lost");
   }
   console_->show(row,
                  session_seconds() /

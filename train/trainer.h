@@ -111,6 +111,7 @@ class Trainer {
   double stepping_seconds_ = 0;  // in train_step since the last row
   double waiting_seconds_ = 0;   // of these, for other ranks
   int64_t steps_since_row_ = 0;
+  bool rows_wait_ = false;                     // rank 0: metrics could not be written
   std::optional<Clock::time_point> retry_at_;  // rank 0: a checkpoint could not be written
 };
 

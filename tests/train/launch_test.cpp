@@ -1,13 +1,9 @@
 // The real program with several processes.
 #include <gmock/gmock.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "configs/yaml_config.h"
-#include "tests/train/train_fixture.h"
+#include "tests/train/program_runs.h"
 #include "train/run_directory.h"
 #include "train/state.h"
 
@@ -16,68 +12,16 @@ namespace {
 
 using testing::HasSubstr;
 
-class LaunchTest : public TrainTest {
+class LaunchTest : public ProgramTest {
  protected:
-  /// Exit status of `basin train` with this configuration; its output goes to error_text().
-  int train(const RunConfig& config,
-            const std::string& arguments,
-            const std::string& environment = "") {
-    return shell(command(config, arguments, environment));
-  }
-  /// The same, with SIGUSR1 once a further step has shown up in metrics.jsonl.
+  /// Trains, with SIGUSR1 once a further step has shown up in metrics.jsonl.
   int train_until_signal(const RunConfig& config, const std::string& arguments) {
-    const std::string rows = "$(cat '" + config.run.dir + "/metrics.jsonl' 2>/dev/null | wc -l)";
-    return shell("before=" + rows + "; " + command(config, arguments, "") + " & pid=$!; " +
-                 "while kill -0 $pid 2>/dev/null && [ " + rows +
+    const std::string count = "$(cat '" + config.run.dir + "/metrics.jsonl' 2>/dev/null | wc -l)";
+    return shell("before=" + count + "; " + command(config, arguments, "") + " & pid=$!; " +
+                 "while kill -0 $pid 2>/dev/null && [ " + count +
                  " -le $before ]; do sleep 0.1; done; kill -USR1 $pid; wait $pid");
   }
-  std::string command(const RunConfig& config,
-                      const std::string& arguments,
-                      const std::string& environment) const {
-    write_file(root_ / "run.yaml", to_yaml(config));
-    return environment + " " BASIN_PROGRAM " train '" + (root_ / "run.yaml").string() + "' " +
-           arguments + " >'" + (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'";
-  }
-  static int shell(const std::string& line) {
-    const int status = std::system(line.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-  std::string error_text() const { return read_file(root_ / "err"); }
-  std::vector<double> losses(const std::string& run) const {
-    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
-    std::vector<double> out;
-    for (std::string line; std::getline(lines, line);)
-      out.push_back(nlohmann::json::parse(line)["loss"]);
-    return out;
-  }
 };
-
-TEST_F(LaunchTest, TwoRanksResumeBitForBit) {
-  const auto steps = [this](const std::string& run, int64_t count) {
-    RunConfig config = tiny_config(run);
-    config.train.steps = count;
-    config.train.schedule = {.kind = ScheduleKind::kConstant, .warmup_steps = 5};
-    ASSERT_EQ(train(config, "--nproc 2"), 0) << error_text();
-  };
-  steps("whole", 20);
-  steps("parts", 10);
-  steps("parts", 20);
-  for (const char* file :
-       {"final/model.safetensors", "final/trainer/shard-00000-of-00001.safetensors"})
-    EXPECT_EQ(xxh3_hex_of_file(root_ / "whole" / file), xxh3_hex_of_file(root_ / "parts" / file))
-        << file;
-}
-
-TEST_F(LaunchTest, TwoRanksTakeTheSameStepsAsOne) {
-  ASSERT_EQ(train(tiny_config("one"), ""), 0) << error_text();
-  ASSERT_EQ(train(tiny_config("two"), "--nproc 2"), 0) << error_text();
-  const auto one = losses("one"), two = losses("two");
-  ASSERT_EQ(one.size(), 50u);
-  ASSERT_EQ(two.size(), 50u);
-  for (size_t i = 0; i < one.size(); ++i)
-    EXPECT_NEAR(one[i], two[i], 1e-5 * one[i]) << "step " << i + 1;
-  EXPECT_EQ(read_state(root_ / "two/final").machine.ranks, 2);
-}
 
 TEST_F(LaunchTest, PlainEnvironmentOfALauncherWorks) {
   const RunConfig config = tiny_config("env");

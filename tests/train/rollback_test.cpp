@@ -1,0 +1,190 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "tests/train/train_fixture.h"
+#include "train/trainer.h"
+
+namespace basin {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+/// A single process whose agreed loss is tenfold at chosen calls (one a step).
+class JumpingComm : public Comm {
+ public:
+  explicit JumpingComm(std::set<int64_t> jumps) : jumps_(std::move(jumps)) {}
+  int64_t rank() const override { return 0; }
+  int64_t size() const override { return 1; }
+  std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
+    const bool of_step = tensor.scalar_type() == at::kDouble && tensor.numel() == 6;
+    if (of_step && jumps_.contains(++steps_)) tensor[0].mul_(10);
+    return alone_->start_all_reduce_sum(tensor);
+  }
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
+                                                    const at::Tensor& to) override {
+    return alone_->start_reduce_scatter_sum(from, to);
+  }
+  std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
+    return alone_->start_all_gather(from, to);
+  }
+  void broadcast(at::Tensor&, int64_t) override {}
+  void barrier() override {}
+
+ private:
+  std::unique_ptr<Comm> alone_ = make_single_comm();
+  std::set<int64_t> jumps_;
+  int64_t steps_ = 0;
+};
+
+class RollbackTest : public TrainTest {
+ protected:
+  RunConfig config(const std::string& name) const {
+    RunConfig config = tiny_config(name);
+    config.train.checkpoint.every = 10;
+    config.train.rollback = {.factor = 3, .window = 5, .batches = 2, .max = 2};
+    return config;
+  }
+  std::vector<int64_t> steps(const std::string& run) const {
+    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
+    std::vector<int64_t> out;
+    for (std::string line; std::getline(lines, line);)
+      out.push_back(nlohmann::json::parse(line)["step"]);
+    return out;
+  }
+};
+
+TEST_F(RollbackTest, JumpGoesBackAndLeavesItsBatchesOut) {
+  JumpingComm comm({23});
+  Trainer trainer(config("a"), comm, at::kCPU);
+  EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+  EXPECT_THAT(trainer.state().left_out, ElementsAre(21, 22));  // step 23 read batch 22
+  EXPECT_EQ(trainer.state().rollbacks, 1);
+  EXPECT_EQ(trainer.state().step, 50);
+  EXPECT_EQ(trainer.state().batch, 52);
+  EXPECT_EQ(trainer.optimizer().count(), 50);
+  std::vector<int64_t> all(50);
+  std::iota(all.begin(), all.end(), 1);
+  EXPECT_EQ(steps("a"), all);
+  EXPECT_THAT(read_state(root_ / "a/final").state.left_out, ElementsAre(21, 22));
+}
+
+TEST_F(RollbackTest, SecondJumpKeepsTheFirstOnesBatchesOut) {
+  JumpingComm comm({23, 26});  // the second is step 23 again, which now reads batch 24
+  Trainer trainer(config("a"), comm, at::kCPU);
+  trainer.run();
+  EXPECT_THAT(trainer.state().left_out, ElementsAre(21, 22, 23, 24));
+  EXPECT_EQ(trainer.state().batch, 54);
+}
+
+TEST_F(RollbackTest, RunsOnBitForBitAfterAResume) {
+  JumpingComm whole_comm({23});
+  RunConfig run = config("whole");
+  Trainer whole(run, whole_comm, at::kCPU);
+  whole.run();
+  JumpingComm first({23});
+  run.run.dir = (root_ / "parts").string();
+  run.train.schedule = config("x").train.schedule;
+  {
+    RunConfig part = run;
+    Trainer trainer(part, first, at::kCPU);
+    trainer.run();
+  }
+  std::filesystem::remove_all(step_directory(run.run.dir, 50));  // as if killed before the end
+  std::filesystem::remove(root_ / "parts/final");
+  const auto comm = make_single_comm();
+  Trainer again(run, *comm, at::kCPU);
+  EXPECT_THAT(again.state().left_out, ElementsAre(21, 22));
+  again.run();
+  EXPECT_TRUE(at::equal(whole.optimizer().master(), again.optimizer().master()));
+}
+
+TEST_F(RollbackTest, EndsAfterTooManyAndWithoutACheckpoint) {
+  {
+    JumpingComm comm({23, 30, 40});
+    Trainer trainer(config("a"), comm, at::kCPU);
+    try {
+      trainer.run();
+      FAIL() << "went on";
+    } catch (const std::runtime_error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("after 2 rollbacks (train.rollback.max)"));
+    }
+  }
+  JumpingComm comm({7});
+  Trainer trainer(config("b"), comm, at::kCPU);
+  try {
+    trainer.run();
+    FAIL() << "went on";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("before the first checkpoint"));
+  }
+}
+
+TEST_F(RollbackTest, WithoutAFactorNothingIsRolledBack) {
+  RunConfig run = config("a");
+  run.train.rollback.factor = 0;
+  JumpingComm comm({23});
+  Trainer trainer(run, comm, at::kCPU);
+  trainer.run();
+  EXPECT_EQ(trainer.state().rollbacks, 0);
+  EXPECT_TRUE(trainer.state().losses.empty());
+}
+
+/// Where metrics.jsonl should be lies a directory: neither rows nor checkpoints can be written.
+class UnwritableTest : public TrainTest {
+ protected:
+  RunConfig config() const {
+    RunConfig config = tiny_config("a");
+    config.train.steps = 30;
+    config.train.checkpoint.every = 10;
+    config.train.checkpoint.retry_after = "0.1s";
+    return config;
+  }
+  void block() { std::filesystem::create_directories(root_ / "a/metrics.jsonl"); }
+  void unblock() { std::filesystem::remove(root_ / "a/metrics.jsonl"); }
+};
+
+TEST_F(UnwritableTest, TrainingGoesOnAndLosesNothing) {
+  const auto comm = make_single_comm();
+  Trainer trainer(config(), *comm, at::kCPU);
+  block();
+  std::thread mender([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(700));
+    unblock();
+  });
+  EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+  mender.join();
+  EXPECT_EQ(find_newest_intact(root_ / "a"), 30);
+  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
+  int64_t expected = 0;
+  for (std::string line; std::getline(lines, line);)
+    EXPECT_EQ(nlohmann::json::parse(line)["step"], ++expected);
+  EXPECT_EQ(expected, 30);
+  for (const auto& entry : std::filesystem::directory_iterator(root_ / "a"))
+    EXPECT_EQ(entry.path().string().find(".tmp."), std::string::npos) << entry.path();
+}
+
+TEST_F(UnwritableTest, LastCheckpointThatCannotBeWrittenIsAnError) {
+  const auto comm = make_single_comm();
+  RunConfig run = config();
+  run.train.checkpoint.retry_after = "0.01s";
+  Trainer trainer(run, *comm, at::kCPU);
+  block();
+  try {
+    trainer.run();
+    FAIL() << "was called finished";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("the last checkpoint of"));
+    EXPECT_THAT(error.what(), HasSubstr("metrics.jsonl"));
+  }
+  EXPECT_EQ(find_newest_intact(root_ / "a"), std::nullopt);
+}
+
+}  // namespace
+}  // namespace basin

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "configs/signals.h"
 
@@ -100,6 +101,9 @@ int create_exclusively(const std::filesystem::path& temporary) {
 
 void make_writable_directory(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory.empty() ? "." : directory;
+  std::vector<std::filesystem::path> missing;
+  for (auto part = path; !part.empty() && !std::filesystem::exists(part); part = part.parent_path())
+    missing.push_back(part);
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (!error && access(path.c_str(), W_OK) != 0)
@@ -107,6 +111,7 @@ void make_writable_directory(const std::filesystem::path& directory) {
   if (error)
     throw std::runtime_error(
         fmt::format("cannot write into {}: {}", path.string(), error.message()));
+  for (const auto& made : missing) sync_directory(made.parent_path());
 }
 
 void write_stdout(std::string_view text) {

@@ -26,7 +26,7 @@ FileSum write_file(const std::filesystem::path& path, std::string_view bytes);
 /// Makes renames and new names in `directory` durable.
 void sync_directory(const std::filesystem::path& directory);
 
-/// Makes `directory` if it is not there. Throws std::runtime_error when nothing can be written into
+/// Makes `directory` if it is not there, durably. Throws std::runtime_error when nothing can be written into
 /// it: to be found out before hours of work, not after.
 void make_writable_directory(const std::filesystem::path& directory);
 

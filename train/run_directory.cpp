@@ -51,7 +51,7 @@ std::optional<double> saved_validation_loss(const fs::path& directory) {
 }  // namespace
 
 RunLock::RunLock(const fs::path& run_directory) {
-  fs::create_directories(run_directory);
+  make_writable_directory(run_directory);
   const fs::path path = run_directory / ".lock";
   fd_ = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
   if (fd_ < 0)

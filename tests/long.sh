@@ -4,12 +4,14 @@
 # cost grows with size.
 #   bash tests/long.sh                      all four, about 15 minutes on two cores
 #   bash tests/long.sh agreement|steps|sink-speed|growth
+#   bash tests/long.sh kill [N]             N times (200) kill -9 hits a run of two ranks, which is resumed and ends as if undisturbed
+#   bash tests/long.sh faults               every byte of a checkpoint damaged, every call of a run failing in seven ways, power cuts
 #   bash tests/long.sh compare [CASE...]    speed against PyTorch, transformers, llama.cpp and SentencePiece (installs them: 5 GB)
 cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
-  -h|--help) sed -n '2,7s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
-  all|agreement|steps|sink-speed|growth|compare) wanted=${1:-all} ;;
+  -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
+  all|agreement|steps|sink-speed|growth|kill|faults|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
@@ -23,6 +25,19 @@ if [ "$wanted" = compare ]; then
 fi
 bash configs/setup.sh
 cmake -S . -B build -G Ninja >/dev/null
+if [ "$wanted" = kill ]; then
+  ninja -C build -j 2 --quiet basin
+  exec python3 tests/durability.py "${2:-200}"
+fi
+if [ "$wanted" = faults ]; then
+  ninja -C build -j 2 --quiet basin_train_tests basin_durability_tests
+  export BASIN_ALL_BYTES=1 BASIN_ALL_FAULTS=1 GOMP_SPINCOUNT=1000
+  log=$(mktemp)   # what the programs under test say; stays when they fail
+  build/basin_train_tests --gtest_filter='DamageTest.*' 2>"$log"
+  build/basin_durability_tests 2>"$log"
+  rm -f "$log"
+  exit 0
+fi
 ninja -C build -j 2 --quiet basin basin_infer_tests basin_streaming_bench
 if wants agreement; then
   printf '\n== three ways of streaming, 20 000 tokens each\n'

@@ -11,6 +11,20 @@ int64_t count_parameters(const ModelConfig& config) {
   return count;
 }
 
+ParameterParts count_parameter_parts(const ModelConfig& config) {
+  ParameterParts parts;
+  for (const ParameterShape& parameter : parameter_shapes(config)) {
+    const auto is = [&](const char* part) { return parameter.name.find(part) != std::string::npos; };
+    int64_t& part = is("embedding") ? parts.embedding
+                    : is("head")    ? parts.head
+                    : is("norm")    ? parts.norms
+                    : is(".up.") || is(".down.") ? parts.mlp
+                                                 : parts.attention;
+    part += parameter.elements();
+  }
+  return parts;
+}
+
 double train_flops_per_token(const ModelConfig& config, int64_t sequence_length) {
   // The embedding is a lookup; as a tied head it is a matrix product all the same.
   int64_t matrix_parameters = 0;
@@ -22,6 +36,12 @@ double train_flops_per_token(const ModelConfig& config, int64_t sequence_length)
       6.0 * static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size()) *
       static_cast<double>(sequence_length + 1);
   return 6.0 * static_cast<double>(matrix_parameters) + attention;
+}
+
+double recomputed_flops_per_token(const ModelConfig& config, int64_t sequence_length) {
+  const double all = train_flops_per_token(config, sequence_length),
+               head = 6.0 * static_cast<double>(config.vocab_size * config.hidden_size);
+  return all + (all - head) / 3;
 }
 
 }  // namespace basin

@@ -183,13 +183,6 @@ struct FusedGelu : Function<FusedGelu> {
   }
 };
 
-// Rows of logits that exist at once: about 4 M of them, so that they stay in the outer cache, but at least 1024 rows, since each chunk adds its
-// gradient to all of the head's.
-int64_t loss_chunk_rows(const at::Tensor& hidden, int64_t V) {
-  constexpr int64_t kOnGpu = 8192;   // its caches are too small to matter, its matrix products like many rows
-  return std::min(hidden.size(0), hidden.is_cuda() ? kOnGpu : std::clamp<int64_t>((4 << 20) / V, 1024, 4096));
-}
-
 at::ScalarType sums_in(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // logits (rows, V) in place -> (softmax - onehot(target)) * scale; nll (rows). Where there is no kernel, LibTorch's own ops.
@@ -211,7 +204,7 @@ void cross_entropy_in_place(at::Tensor& logits, const at::Tensor& targets, doubl
 struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden_in, const at::Tensor& weight, const at::Tensor& targets_in, bool with_gradient) {
     const at::Tensor hidden = hidden_in.contiguous(), targets = targets_in.contiguous();
-    const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(hidden, V);
+    const int64_t N = hidden.size(0), V = weight.size(0), chunk = loss_chunk_rows(N, V, hidden.is_cuda());
     at::Tensor nll = at::empty({N}, hidden.options().dtype(sums_in(hidden)));
     at::Tensor dhidden, dweight;
     if (with_gradient) dhidden = at::empty_like(hidden);
@@ -310,6 +303,12 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
   if (t_reference) return reference::linear_cross_entropy(hidden, weight, targets);
   const bool with_gradient = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   return FusedLinearCrossEntropy::apply(hidden, weight, targets, with_gradient);
+}
+
+// About 4 M logits, so that they stay in the outer cache, but at least 1024 rows, since each chunk adds its gradient to all of the head's.
+int64_t loss_chunk_rows(int64_t N, int64_t V, bool on_gpu) {
+  constexpr int64_t kOnGpu = 8192;   // its caches are too small to matter, its matrix products like many rows
+  return std::min(N, on_gpu ? kOnGpu : std::clamp<int64_t>((4 << 20) / V, 1024, 4096));
 }
 
 at::Tensor token_cross_entropy(const at::Tensor& logits_in, const at::Tensor& targets_in) {

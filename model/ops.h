@@ -59,6 +59,8 @@ at::Tensor gelu(const at::Tensor& x);
 
 /// Mean cross-entropy, fp32 scalar, of hidden (N, D) against weight (V, D) and int64 targets (N); the (N, V) logits never exist as a whole.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets);
+/// Rows of logits that linear_cross_entropy holds at once, of N.
+int64_t loss_chunk_rows(int64_t N, int64_t V, bool on_gpu);
 
 /// logits (N, V), int64 targets (N) -> each row's negative log-likelihood, fp32 (fp64 of fp64) (N). No gradient.
 at::Tensor token_cross_entropy(const at::Tensor& logits, const at::Tensor& targets);

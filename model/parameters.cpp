@@ -57,4 +57,15 @@ std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
   return list.take();
 }
 
+int64_t aligned_elements(int64_t n) {
+  constexpr int64_t kAlignment = 64;  // a cache line at least, whatever the dtype
+  return (n + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+int64_t flat_elements(const ModelConfig& config) {
+  int64_t total = 0;
+  for (const ParameterShape& p : parameter_shapes(config)) total += aligned_elements(p.elements());
+  return total;
+}
+
 }  // namespace basin

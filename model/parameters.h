@@ -23,4 +23,9 @@ struct ParameterShape {
 /// no problems().
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config);
 
+/// Elements that a tensor takes in the model's flat buffer: each begins at a cache line.
+int64_t aligned_elements(int64_t n);
+/// Of the flat buffer, all tensors together.
+int64_t flat_elements(const ModelConfig& config);
+
 }  // namespace basin

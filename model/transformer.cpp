@@ -13,11 +13,6 @@ namespace basin {
 
 namespace {
 
-// Each tensor begins at a multiple of this many elements: a cache line at least, whatever the dtype.
-constexpr int64_t kAlignment = 64;
-
-int64_t aligned(int64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
-
 ops::Norm make_norm(const ModelConfig& config, const at::Tensor& weight, const at::Tensor& bias) {
   return {config.is_llama() ? ops::NormKind::kRms : ops::NormKind::kLayer, weight, bias, config.norm_eps};
 }
@@ -37,7 +32,7 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, at::De
     for (const ParameterShape& p : shapes) {
       if (p.decay != decay) continue;
       parameters_.push_back({p.name, at::Tensor(), size, decay});
-      size += aligned(c10::multiply_integers(p.shape));
+      size += aligned_elements(p.elements());
     }
     if (decay) decayed_size_ = size;
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "model/parameters.h"
+#include "model/transformer.h"
 
 namespace basin {
 namespace {
@@ -62,6 +63,32 @@ TEST(Cost, FlopsOfASmallLlamaByHand) {
   EXPECT_DOUBLE_EQ(train_flops_per_token(config, 31), 6 * matrices + 6 * 8 * 32);
   config.tie_word_embeddings = true;  // the shared matrix still multiplies
   EXPECT_DOUBLE_EQ(train_flops_per_token(config, 31), 6 * matrices + 6 * 8 * 32);
+}
+
+TEST(Cost, PartsOfPythia160MByHand) {
+  ModelConfig config = shape(ModelType::kGptNeox, 50304, 768, 12, 12, 3072);
+  config.sink.kind = SinkKind::kLogit;
+  const ParameterParts parts = count_parameter_parts(config);
+  EXPECT_EQ(parts.embedding, 50304 * 768);
+  EXPECT_EQ(parts.head, 50304 * 768);
+  EXPECT_EQ(parts.attention, 12 * (4 * 768 * 768 + 4 * 768 + 12));  // with a logit a head
+  EXPECT_EQ(parts.mlp, 12 * (8 * 768 * 768 + 5 * 768));
+  EXPECT_EQ(parts.norms, (2 * 12 + 1) * 2 * 768);
+  EXPECT_EQ(parts.embedding + parts.attention + parts.mlp + parts.norms + parts.head,
+            count_parameters(config));
+}
+
+TEST(Cost, RecomputationAddsTheBlocksForwardPass) {
+  ModelConfig config = shape(ModelType::kLlama, 100, 8, 1, 2, 16);
+  config.num_key_value_heads = 1;
+  const double blocks = 6.0 * (128 + 64 + 256 + 128) + 6 * 8 * 32;
+  EXPECT_DOUBLE_EQ(recomputed_flops_per_token(config, 31), 4.0 / 3 * blocks + 6 * 800);
+}
+
+TEST(Parameters, TheFlatBufferIsTheModels) {
+  ModelConfig config = shape(ModelType::kGptNeox, 100, 24, 2, 2, 40);
+  EXPECT_EQ(flat_elements(config), Transformer(config, at::kFloat, at::kCPU).flat().numel());
+  EXPECT_GT(flat_elements(config), count_parameters(config));
 }
 
 TEST(Parameters, ShapesNamesAndDecay) {

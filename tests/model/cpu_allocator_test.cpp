@@ -41,6 +41,7 @@ TEST_F(CpuAllocatorTest, EverySizeFitsItsBlockAlignedAndLosesAnEighthAtMost) {
     t = neighbour = at::Tensor();
     const at::Tensor alone = bytes(n);
     const int64_t taken = cpu_memory().allocated_bytes - before;
+    EXPECT_EQ(taken, cpu_block_bytes(n));
     EXPECT_GE(taken, n + 64);
     EXPECT_LE(taken, (n + 64) * 9 / 8 + 8) << n;
   }
@@ -54,6 +55,8 @@ TEST_F(CpuAllocatorTest, CountsWhatIsInUseAndItsPeak) {
   }
   EXPECT_EQ(cpu_memory().allocated_bytes, before.allocated_bytes);
   EXPECT_GE(cpu_memory().max_allocated_bytes, before.allocated_bytes + 500'000'000);
+  reset_peak_cpu_memory();
+  EXPECT_EQ(cpu_memory().max_allocated_bytes, cpu_memory().allocated_bytes);
 }
 
 TEST_F(CpuAllocatorTest, OneOffsDoNotStay) {

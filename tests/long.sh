@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The long versions of what the suite runs short, for a quiet machine: three-way streaming agreement over 20 000 tokens, the time of
-# a streaming step after a million tokens against one with a just-filled cache, training with the sink against training without, and how
-# cost grows with size.
-#   bash tests/long.sh                      all four, about 15 minutes on two cores
-#   bash tests/long.sh agreement|steps|sink-speed|growth
+# a streaming step after a million tokens against one with a just-filled cache, training with the sink against training without, how cost
+# grows with size, and the memory that `basin plan` says against what a step takes.
+#   bash tests/long.sh                      all five, about 20 minutes on two cores
+#   bash tests/long.sh agreement|steps|sink-speed|growth|plan
 #   bash tests/long.sh kill [N]             N times (200) kill -9 hits a run of two ranks, which is resumed and ends as if undisturbed
 #   bash tests/long.sh faults               every byte of a checkpoint damaged, every call of a run failing in seven ways, power cuts
 #   bash tests/long.sh compare [CASE...]    speed against PyTorch, transformers, llama.cpp and SentencePiece (installs them: 5 GB)
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
   -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
-  all|agreement|steps|sink-speed|growth|kill|faults|compare) wanted=${1:-all} ;;
+  all|agreement|steps|sink-speed|growth|plan|kill|faults|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
@@ -71,4 +71,8 @@ if wants growth; then
   printf '\n== how cost grows\n'
   bash data/demo_corpus.sh
   python3 tests/bench/growth.py
+fi
+if wants plan; then
+  printf '\n== memory of a training step, planned and measured\n'
+  python3 tests/bench/plan_memory.py
 fi

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "configs/signals.h"
+#include "model/cpu_allocator.h"
 #include "model/cuda.h"
 #include "model/device.h"
 #include "train/bench.h"
@@ -117,6 +118,7 @@ int64_t page_faults() {
 
 void reset_peak_memory(at::Device device) {
   if (device.is_cuda() && cuda_plugin()) cuda_plugin()->reset_peak_memory();
+  reset_peak_cpu_memory();
   std::ofstream("/proc/self/clear_refs") << 5;  // proc(5): resets the peak resident set size
 }
 

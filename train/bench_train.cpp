@@ -20,6 +20,7 @@
 #include "model/device.h"
 #include "train/bench.h"
 #include "train/config.h"
+#include "train/plan.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
@@ -89,16 +90,7 @@ void save_for_others(const fs::path& directory,
 
 BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   RunConfig config = read_run_config(bench.config_path, bench.overrides);
-  if (config.model.vocab_size == 0) {
-    try {
-      match_model_to_data(config);
-    } catch (const std::exception&) {
-      throw std::invalid_argument(
-          fmt::format("{}: model.vocab_size is 0 and its data is not there to take it from: add "
-                      "--set model.vocab_size=32000 or the like",
-                      bench.config_path));
-    }
-  }
+  find_vocab_size(config, bench.config_path);
   const TemporaryDirectory directory;
   const int64_t batches = bench.steps * (options.warmup + options.repetitions),
                 B = config.train.global_batch, T = config.data.sequence_length;
@@ -124,6 +116,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   reset_peak_memory(device);
   Trainer trainer(config, *comm, device);
   row["micro_batch"] = trainer.micro_batch();
+  row["planned_bytes"] = make_plan(config, {.cuda = device.is_cuda()}).memory.step_total();
   if (!bench.save.empty()) {
     DataLoader loader(config.data, {B, 0, 1, static_cast<uint64_t>(config.train.seed)});
     save_for_others(bench.save, trainer, config, loader, batches);

@@ -16,6 +16,7 @@
 #include "train/config.h"
 #include "model/device.h"
 #include "train/launch.h"
+#include "train/plan.h"
 #include "train/trainer.h"
 
 namespace basin {
@@ -30,7 +31,7 @@ struct TrainOptions {
   bool print_config = false, reference = false;
 };
 
-/// The one line before the first step.
+/// Two lines before the first step.
 void print_summary(const RunConfig& config, const Comm& comm, at::Device device) {
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
@@ -39,6 +40,7 @@ void print_summary(const RunConfig& config, const Comm& comm, at::Device device)
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
                format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), comm.size(), at::get_num_threads(),
                datasheet_flops(device) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for this {}", c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
+  spdlog::info("{} (basin plan has more)", memory_summary(make_plan(config, {.cuda = device.is_cuda(), .ranks = comm.size()}).memory));
 }
 
 int train_rank(RunConfig config, const std::string& config_path) {

@@ -7,6 +7,7 @@ class App;
 
 namespace basin {
 
+void add_plan(CLI::App& app, int& status);
 void add_train(CLI::App& app, int& status);
 void add_report(CLI::App& app, int& status);
 void add_bench(CLI::App& app, int& status);

@@ -242,6 +242,18 @@ void match_model_to_data(RunConfig& config) {
   for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model);
 }
 
+void find_vocab_size(RunConfig& config, const std::string& path) {
+  if (config.model.vocab_size > 0) return;
+  try {
+    match_model_to_data(config);
+  } catch (const std::exception&) {
+    throw std::invalid_argument(
+        fmt::format("{}: model.vocab_size is 0 and its data is not there to take it from: prepare "
+                    "the data, or add --set model.vocab_size=32000 or the like",
+                    path));
+  }
+}
+
 std::vector<std::string> resume_obstacles(const RunConfig& before,
                                           const RunConfig& now,
                                           int64_t step) {

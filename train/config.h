@@ -305,6 +305,10 @@ RunConfig read_run_config(const std::filesystem::path& path,
 /// contradiction, std::runtime_error for missing or damaged data.
 void match_model_to_data(RunConfig& config);
 
+/// For what needs no data: model.vocab_size from the data's tokenizer where it is 0 and the data is
+/// there. Throws std::invalid_argument where it is not; `path`, the run file, is for the message.
+void find_vocab_size(RunConfig& config, const std::string& path);
+
 /// What keeps a run begun as `before` from going on at `step` as `now`: one line per key, with both
 /// values. Empty: nothing.
 std::vector<std::string> resume_obstacles(const RunConfig& before,

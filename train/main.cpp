@@ -58,6 +58,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", fmt::format("basin {}, LibTorch {}, {}, kernels {}", BASIN_VERSION, TORCH_VERSION, BASIN_CUDA_BUILD, basin::kernels::instruction_set()));
   int status = 0;
   basin::add_prepare(app, status);
+  basin::add_plan(app, status);
   basin::add_train(app, status);
   basin::add_evaluate(app, status);
   basin::add_attention(app, status);

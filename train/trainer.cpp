@@ -19,29 +19,12 @@
 #include "configs/yaml_config.h"
 #include "infer/attention_maps.h"
 #include "model/cost.h"
+#include "train/plan.h"
 #include "train/schedule.h"
 #include "train/shards.h"
 
 namespace basin {
 namespace {
-
-/// Samples of a forward and backward pass: the most whose positions stay below what the device
-/// works on well, dividing the rank's share.
-int64_t choose_micro_batch(const RunConfig& config, int64_t rank_batch, at::Device device) {
-  const int64_t given = config.train.micro_batch;
-  if (given > 0 && rank_batch % given == 0) return given;
-  if (given > 0) {
-    throw std::invalid_argument(fmt::format(
-        "train.micro_batch {} does not divide a rank's share of train.global_batch, {} of {}",
-        given,
-        rank_batch,
-        config.train.global_batch));
-  }
-  const int64_t positions = config.data.sequence_length + config.model.sink.tokens();
-  int64_t rows = std::clamp<int64_t>((device.is_cpu() ? 8192 : 65536) / positions, 1, rank_batch);
-  while (rank_batch % rows != 0) --rows;
-  return rows;
-}
 
 /// Bytes of memory that can be had without swapping; the largest number when the system does not
 /// say.
@@ -117,10 +100,11 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                comm.rank(),
                comm.size(),
                static_cast<uint64_t>(config.train.seed)}) {
-  micro_batch_ = choose_micro_batch(config, config.train.global_batch / comm.size(), device);
+  micro_batch_ = choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())
     validation_.emplace(config.data, config.train.validation.tokens);
   model_ = std::make_unique<Transformer>(config.model, dtype_of(config.train.precision), device);
+  model_->recompute_activations(config.train.recompute_activations);
   const DistributedConfig& distributed = config.train.distributed;
   gradients_ = std::make_unique<GradientBuckets>(
       *model_,

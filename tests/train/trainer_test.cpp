@@ -91,6 +91,20 @@ TEST_F(TrainerTest, MicroBatchesAddUpToTheGlobalBatch) {
   }
 }
 
+TEST_F(TrainerTest, RecomputedActivationsTakeTheSameSteps) {
+  const auto comm = make_single_comm();
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    RunConfig config = tiny_config("kept", precision);
+    Trainer kept(config, *comm, at::kCPU);
+    config.run.dir += "-recomputed";
+    config.train.recompute_activations = true;
+    Trainer recomputed(config, *comm, at::kCPU);
+    for (int step = 0; step < 5; ++step)
+      EXPECT_EQ(kept.train_step().loss, recomputed.train_step().loss) << step;
+    EXPECT_TRUE(at::equal(kept.optimizer().master(), recomputed.optimizer().master()));
+  }
+}
+
 TEST_F(TrainerTest, ClippingBoundsWhatReachesTheOptimizer) {
   // With m the first moment after one step, m / (1 - beta1) is the gradient that AdamW saw.
   RunConfig config = tiny_config("clip");

@@ -15,6 +15,7 @@
 #include "model/safetensors.h"
 #include "tests/support/disk_trace.h"
 #include "tests/train/train_fixture.h"
+#include "train/run_directory.h"
 #include "train/state.h"
 
 namespace basin {

@@ -1,6 +1,6 @@
 // libbasin_nccl.so: NCCL for comm.cpp, apart from the program because it needs LibTorch's CUDA part
 // and NCCL, which machines without a GPU do not have.
-#include "train/nccl_backend.h"
+#include "train/comm_nccl.h"
 
 #include <c10/cuda/CUDAFunctions.h>
 

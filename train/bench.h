@@ -61,6 +61,15 @@ struct TrainBench {
 };
 BenchRow bench_train(const TrainBench& bench, const BenchOptions& options);
 
+/// What saving costs a training run on random tokens, beside it and while it waits, and resuming.
+struct CheckpointBench {
+  std::string config_path;
+  std::vector<std::string> overrides;
+  int64_t every = 20;  // steps between saves
+  int64_t saves = 5;   // of one timed run, beside its last
+};
+BenchRow bench_checkpoint(const CheckpointBench& bench, const BenchOptions& options);
+
 /// Inference with a model directory's weights, or a run file's random ones.
 struct InferBench {
   std::string subject;

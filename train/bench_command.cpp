@@ -20,6 +20,7 @@ struct BenchArguments {
   TrainBench train;
   InferBench infer;
   PrepareBench prepare;
+  CheckpointBench checkpoint;
 };
 
 // Options of every benchmark. `run` gives the rows.
@@ -109,7 +110,7 @@ CLI::App* add_infer_bench(CLI::App* bench,
 
 void add_bench(CLI::App& app, int& status) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "how fast this machine trains, prefills, decodes, streams and prepares");
+      "bench", "how fast this machine trains, saves, prefills, decodes, streams and prepares");
   bench->require_subcommand(1);
   bench->footer(
       "Example: basin bench decode configs/llama-60m.yaml --set model.vocab_size=32000 --dtype "
@@ -167,6 +168,28 @@ void add_bench(CLI::App& app, int& status) {
       shared,
       status,
       bench_stream);
+
+  const auto c = std::make_shared<BenchArguments>(*shared);
+  c->options.repetitions = 3;
+  CLI::App* checkpoint = bench->add_subcommand(
+      "checkpoint", "what saving costs a training run, and what resuming takes");
+  checkpoint->add_option("CONFIG", c->checkpoint.config_path, "run file (YAML)")->required();
+  checkpoint
+      ->add_option(
+          "--set", c->checkpoint.overrides, "override a key of the run file; may be repeated")
+      ->type_size(1)
+      ->allow_extra_args(false);
+  checkpoint->add_option("--every", c->checkpoint.every, "steps between saves")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  checkpoint->add_option("--saves", c->checkpoint.saves, "saves of one run, beside its last")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  checkpoint->footer(
+      "Example: basin bench checkpoint configs/demo.yaml --set model.vocab_size=2048 --every 20");
+  add_common(checkpoint, c, status, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_checkpoint(b.checkpoint, b.options)};
+  });
 
   const auto p = std::make_shared<BenchArguments>(*shared);
   CLI::App* prepare =

@@ -1,24 +1,21 @@
 // Training steps as `train` takes them, on random tokens: the same trainer, loader and optimizer.
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <stdexcept>
 
 #include "configs/files.h"
-#include "data/indexed_dataset.h"
 #include "data/loader.h"
-#include "data/tokenizer.h"
 #include "infer/npy.h"
 #include "model/checkpoint.h"
 #include "model/cost.h"
 #include "model/cpu_allocator.h"
 #include "model/device.h"
 #include "train/bench.h"
+#include "train/bench_run.h"
 #include "train/config.h"
 #include "train/plan.h"
 #include "train/schedule.h"
@@ -28,36 +25,6 @@ namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A directory of its own that goes with the object.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (fs::temp_directory_path() / "basin-bench-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr)
-      throw std::runtime_error(fmt::format("{}: cannot make a directory there", name));
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-// Ids that no reserved piece has, uniformly at random, always the same.
-void write_random_tokens(const fs::path& prefix, int64_t tokens, int64_t vocab_size) {
-  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
-  const at::Tensor ids = at::randint(kReservedIds, vocab_size, {tokens}, generator, at::kInt);
-  IndexedDatasetWriter writer(prefix, vocab_size);
-  writer.add_document({ids.const_data_ptr<int32_t>(), static_cast<size_t>(tokens)});
-  writer.commit();
-}
 
 void save_for_others(const fs::path& directory,
                      const Trainer& trainer,
@@ -91,15 +58,9 @@ void save_for_others(const fs::path& directory,
 BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   RunConfig config = read_run_config(bench.config_path, bench.overrides);
   find_vocab_size(config, bench.config_path);
-  const TemporaryDirectory directory;
   const int64_t batches = bench.steps * (options.warmup + options.repetitions),
                 B = config.train.global_batch, T = config.data.sequence_length;
-  const fs::path data = directory.path() / "random";
-  write_random_tokens(data, batches * B * T + 1, config.model.vocab_size);
-  config.data.train = {{data.string(), 1.0}};
-  config.data.heldout.clear();
-  config.run.dir = (directory.path() / "run").string();
-  config.train.steps = std::max(config.train.steps, batches);
+  const BenchRun run(config, batches);
 
   const std::unique_ptr<Comm> comm = make_single_comm();
   const at::Device device = choose_device(config.train.device, "train.device");

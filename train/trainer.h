@@ -58,6 +58,7 @@ class Trainer {
   const Transformer& model() const { return *model_; }
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t micro_batch() const { return micro_batch_; }
+  const CheckpointSaver::Report& last_save() const { return saver_->report(); }
 
  private:
   at::Tensor to_device(const at::Tensor& batch) const;

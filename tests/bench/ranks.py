@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""What several ranks cost and gain on this machine.
+
+  ranks.py scaling   tokens/s of 2 ranks with a thread each against 1 rank with 2, at 1, 10 and 60 million parameters
+  ranks.py nodes     two "nodes" (network namespaces, a core each) over links of limited rate: what overlapping the
+                     reduction with backward hides. Needs root and iproute2; adds a delay where the kernel has netem.
+"""
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+BASIN = "build/basin"
+DATA = "runs/demo/data/demo"
+COMMON = {
+    "data.train": DATA + "_train", "data.heldout": '""', "data.sequence_length": 256, "train.schedule.warmup_steps": 0,
+    "train.validation.every": 0, "train.checkpoint.every": 0, "train.sink_metric_every": 0, "train.log_every": 1, "train.precision": "bf16",
+}
+SHAPES = {  # name: hidden, layers, heads, MLP, samples a step, steps
+    "1 M": (128, 4, 4, 384, 32, 24),
+    "10 M": (320, 7, 5, 864, 16, 8),
+    "60 M": (640, 12, 10, 1728, 8, 4),
+}
+
+
+def settings(shape):
+    hidden, layers, heads, mlp, batch, steps = SHAPES[shape]
+    return COMMON | {"model.hidden_size": hidden, "model.num_hidden_layers": layers, "model.num_attention_heads": heads,
+                     "model.intermediate_size": mlp, "train.global_batch": batch, "train.steps": steps}
+
+
+def command(values, *more):
+    sets = [f"--set={key}={value}" for key, value in values.items()]
+    return [BASIN, "train", "configs/demo.yaml", *sets, *more]
+
+
+def rows(directory):
+    with open(os.path.join(directory, "metrics.jsonl"), encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines]
+    return found[len(found) // 3:]  # the first steps allocate
+
+
+def summary(directory):
+    found = rows(directory)
+    waiting = [row.get("communication", 0) for row in found]
+    return statistics.median(row["tokens_per_second"] for row in found), statistics.median(waiting), found[-1]["loss"]
+
+
+def check_losses(losses, what):
+    if max(losses) - min(losses) > 1e-3 * min(losses):
+        sys.exit(f"ranks: error: {what}: the runs did not compute the same: last losses {losses}")
+
+
+def run(values, scratch, name, ranks, threads):
+    directory = os.path.join(scratch, name)
+    shutil.rmtree(directory, ignore_errors=True)
+    environment = os.environ | {"BASIN_THREADS": str(threads)}
+    done = subprocess.run(command(values | {"run.dir": directory}, "--nproc", str(ranks)), env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"ranks: error: {' '.join(done.args)}\n{done.stderr[-2000:]}")
+    result = summary(directory)
+    shutil.rmtree(directory)
+    return result
+
+
+def scaling(scratch):
+    variants = {"1 rank x 2 threads": (1, 2, {}), "2 ranks x 1 thread": (2, 1, {}),
+                "2 ranks, sharded": (2, 1, {"train.distributed.shard_optimizer": "true"})}
+    print("| parameters | " + " | ".join(f"{name}, tokens/s" for name in variants) + " | ratio | waiting | sharded: ratio | waiting |")
+    print("|---|" + "---:|" * (len(variants) + 4))
+    for shape in SHAPES:
+        results = {name: [] for name in variants}
+        for _ in range(3):  # in turn
+            for name, (ranks, threads, more) in variants.items():
+                results[name].append(run(settings(shape) | more, scratch, "run", ranks, threads))
+        check_losses([r[2] for found in results.values() for r in found], shape)
+        speed = {name: statistics.median(r[0] for r in found) for name, found in results.items()}
+        waiting = {name: statistics.median(r[1] for r in found) for name, found in results.items()}
+        one, two, sharded = variants
+        cells = [f"{speed[name]:.0f}" for name in variants]
+        for name in (two, sharded):
+            cells += [f"{speed[name] / speed[one]:.2f}", f"{100 * waiting[name]:.0f} %"]
+        print(f"| {shape} | " + " | ".join(cells) + " |", flush=True)
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], capture_output=True, text=True)
+
+
+class Nodes:
+    """Two network namespaces with a veth pair between them."""
+    names = ("basin-a", "basin-b")
+
+    def __enter__(self):
+        self.__exit__()
+        for i, name in enumerate(self.names):
+            if (made := ip("netns", "add", name)).returncode != 0:
+                sys.exit(f"ranks: error: ip netns add: {made.stderr.strip()}: 'nodes' needs root and iproute2")
+        ip("link", "add", "bveth0", "netns", self.names[0], "type", "veth", "peer", "name", "bveth1", "netns", self.names[1])
+        for i, name in enumerate(self.names):
+            ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", f"bveth{i}")
+            ip("-n", name, "link", "set", f"bveth{i}", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_):
+        for name in self.names:
+            ip("netns", "del", name)
+
+    def limit(self, mbit, delay_ms):
+        """The link's rate in both directions. Returns the delay that could be set, in ms."""
+        for i, name in enumerate(self.names):
+            tc = ["ip", "netns", "exec", name, "tc", "qdisc"]
+            device = ["dev", f"bveth{i}"]
+            subprocess.run([*tc, "del", *device, "root"], capture_output=True)
+            if not mbit:
+                continue
+            netem = [*tc, "add", *device, "root", "netem", "rate", f"{mbit}mbit", "delay", f"{delay_ms}ms", "limit", "100000"]
+            if delay_ms and subprocess.run(netem, capture_output=True).returncode == 0:
+                continue
+            delay_ms = 0
+            tbf = [*tc, "add", *device, "root", "tbf", "rate", f"{mbit}mbit", "burst", "1mb", "latency", "100ms"]
+            if (made := subprocess.run(tbf, capture_output=True, text=True)).returncode != 0:
+                sys.exit(f"ranks: error: {made.stderr.strip()}: this kernel cannot limit a link's rate")
+        return delay_ms
+
+    def run(self, values, scratch, local):
+        """`local` ranks a node."""
+        directory = os.path.join(scratch, "run")
+        shutil.rmtree(directory, ignore_errors=True)
+        started = []
+        for rank in range(2 * local):
+            node = rank // local
+            environment = os.environ | {
+                "RANK": str(rank), "WORLD_SIZE": str(2 * local), "LOCAL_RANK": str(rank % local), "LOCAL_WORLD_SIZE": str(local),
+                "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": f"bveth{node}", "BASIN_THREADS": "1"}
+            words = ["ip", "netns", "exec", self.names[node], "taskset", "-c", str(node), *command(values | {"run.dir": directory})]
+            started.append(subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+        errors = [process.communicate()[1] for process in started]
+        if any(process.returncode != 0 for process in started):
+            sys.exit("ranks: error: a run between nodes failed\n" + "\n".join(error[-1000:] for error in errors))
+        return summary(directory)
+
+
+def nodes(scratch):
+    values = settings("10 M") | {"train.global_batch": 8, "train.steps": 9}
+    variants = {"buckets of 4 MiB, sent during backward": {"train.distributed.bucket_mib": 4},
+                "all at the end of backward": {"train.distributed.bucket_mib": 65536}}
+    print("| link | " + " | ".join(f"{name}: tokens/s | waiting" for name in variants) + " | ratio |")
+    print("|---|" + "---:|" * (2 * len(variants) + 1))
+    with Nodes() as pair:
+        for mbit, delay_ms in ((0, 0), (2000, 1), (1000, 1), (500, 1)):
+            delay = pair.limit(mbit, delay_ms)
+            results = {name: [] for name in variants}
+            for _ in range(3):  # in turn
+                for name, more in variants.items():
+                    results[name].append(pair.run(values | more, scratch, 1))
+            check_losses([r[2] for found in results.values() for r in found], f"{mbit} Mbit/s")
+            speed = [statistics.median(r[0] for r in found) for found in results.values()]
+            waiting = [statistics.median(r[1] for r in found) for found in results.values()]
+            link = f"{mbit} Mbit/s" + (f", {delay} ms" if delay else "") if mbit else "not limited"
+            cells = [f"{s:.0f} | {100 * w:.0f} %" for s, w in zip(speed, waiting)]
+            print(f"| {link} | " + " | ".join(cells) + f" | {speed[0] / speed[1]:.2f} |", flush=True)
+
+
+def main():
+    wanted = sys.argv[1:]
+    if wanted not in (["scaling"], ["nodes"]):
+        sys.exit(__doc__)
+    if not os.path.exists(DATA + "_train.bin"):
+        sys.exit(f"ranks: error: {DATA}_train.bin is not there: run 'bash train/demo.sh' once, it prepares its text first")
+    with tempfile.TemporaryDirectory() as scratch:
+        {"scaling": scaling, "nodes": nodes}[wanted[0]](scratch)
+
+
+if __name__ == "__main__":
+    main()

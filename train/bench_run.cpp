@@ -1,0 +1,53 @@
+#include "train/bench_run.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "data/indexed_dataset.h"
+#include "data/tokenizer.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Ids that no reserved piece has, uniformly at random, always the same.
+void write_random_tokens(const fs::path& prefix, int64_t tokens, int64_t vocab_size) {
+  const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
+  const at::Tensor ids = at::randint(kReservedIds, vocab_size, {tokens}, generator, at::kInt);
+  IndexedDatasetWriter writer(prefix, vocab_size);
+  writer.add_document({ids.const_data_ptr<int32_t>(), static_cast<size_t>(tokens)});
+  writer.commit();
+}
+
+fs::path make_directory() {
+  std::string name = (fs::temp_directory_path() / "basin-bench-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr)
+    throw std::runtime_error(fmt::format("{}: cannot make a directory there", name));
+  return name;
+}
+
+}  // namespace
+
+BenchRun::BenchRun(RunConfig& config, int64_t batches) : directory_(make_directory()) {
+  const fs::path data = directory_ / "random";
+  write_random_tokens(data,
+                      batches * config.train.global_batch * config.data.sequence_length + 1,
+                      config.model.vocab_size);
+  config.data.train = {{data.string(), 1.0}};
+  config.data.heldout.clear();
+  config.run.dir = (directory_ / "run").string();
+  config.train.steps = std::max(config.train.steps, batches);
+}
+
+BenchRun::~BenchRun() {
+  std::error_code ignored;
+  fs::remove_all(directory_, ignored);
+}
+
+}  // namespace basin

@@ -74,6 +74,11 @@ class Training:
             return "save"
         return "step" if "saved" in self.text() or re.search(r"step +\d+", self.text()) else "start-up"
 
+    def wait_for_first_step(self):
+        """However long the machine takes for it: a fixed delay would kill a busy one before it ever steps."""
+        while self.process.poll() is None and self.phase() == "start-up":
+            time.sleep(0.002)
+
     def text(self):
         return self.errors.read_text(errors="replace")
 
@@ -160,15 +165,13 @@ def compare(run, reference):
 
 def undisturbed(program, config, scratch):
     """A whole run: its directory, seconds up to the first row, seconds in all."""
-    began, first = time.time(), None
+    began = time.time()
     training = Training(program, config, scratch / "reference", scratch / "reference.err")
-    while training.process.poll() is None and first is None:
-        if (training.run / "metrics.jsonl").exists():
-            first = time.time() - began
-        time.sleep(0.002)
+    training.wait_for_first_step()
+    first_s = time.time() - began
     if training.wait() != 0:
         raise Failure(f"the undisturbed run failed:\n{training.text()}")
-    return training.run, first, time.time() - began
+    return training.run, first_s, time.time() - began
 
 
 def torture(arguments, scratch):
@@ -180,9 +183,12 @@ def torture(arguments, scratch):
     run, reported, began, shown = scratch / "run", 0, time.time(), 0
     while counts["kills"] < arguments.kills:
         training = Training(arguments.program, scratch / "run.yaml", run, scratch / "run.err")
-        stepping_s = (whole_s - start_s) * (STEPS - reported) / STEPS
         # A third of the kills goes to the start; of the rest some come too late, and the run finishes.
-        delay = random.uniform(0, start_s) if random.random() < 1 / 3 else start_s + random.uniform(0, 1.2 * stepping_s)
+        if random.random() < 1 / 3:
+            delay = random.uniform(0, start_s)
+        else:
+            training.wait_for_first_step()
+            delay = random.uniform(0, 1.2 * (whole_s - start_s) * (STEPS - reported) / STEPS)
         everything = random.random() < 0.5
         try:
             training.process.wait(delay)

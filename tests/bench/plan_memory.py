@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--basin", default="build/basin")
     basin = parser.parse_args().basin
     worst = 0
-    print(f"{'shape':58} {'parameters':>10} {'estimate':>9} {'measured':>9}  ratio  peak")
+    print(f"{'shape':82} {'parameters':>10} {'estimate':>9} {'measured':>9}  ratio  peak")
     with tempfile.TemporaryDirectory() as directory:
         config = os.path.join(directory, "run.yaml")
         with open(config, "w") as file:
@@ -59,7 +59,7 @@ def main():
             worst = max(worst, abs(ratio - 1))
             family, hidden, layers, _, mlp, vocab, length, batch, micro, more = shape
             name = " ".join([family, f"{hidden}x{layers}x{mlp} V{vocab} T{length} {micro} of {batch}"] + [f"{k.split('.')[-1]}={v}" for k, v in more.items()])
-            print(f"{name:58} {plan['parameters']['total'] / 1e6:8.1f} M {estimate / 1e6:6.0f} MB {measured / 1e6:6.0f} MB  {ratio:5.3f}  {plan['memory_bytes']['peak_at']}", flush=True)
+            print(f"{name:82} {plan['parameters']['total'] / 1e6:8.1f} M {estimate / 1e6:6.0f} MB {measured / 1e6:6.0f} MB  {ratio:5.3f}  {plan['memory_bytes']['peak_at']}", flush=True)
     print(f"worst: off by {100 * worst:.1f} %")
     sys.exit(worst > 0.1)
 

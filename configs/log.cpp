@@ -1,6 +1,7 @@
 #include "configs/log.h"
 
 #include <fmt/core.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -9,14 +10,36 @@
 #include <string>
 
 namespace basin {
+namespace {
 
-void set_up_log(int rank) {
+/// "%*" of the pattern: the rank in front of warnings and errors.
+class RankOfWarnings : public spdlog::custom_flag_formatter {
+ public:
+  explicit RankOfWarnings(std::string rank) : rank_(std::move(rank)) {}
+  void format(const spdlog::details::log_msg& message,
+              const std::tm&,
+              spdlog::memory_buf_t& out) override {
+    if (message.level >= spdlog::level::warn) out.append(rank_.data(), rank_.data() + rank_.size());
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<RankOfWarnings>(rank_);
+  }
+
+ private:
+  std::string rank_;
+};
+
+}  // namespace
+
+void set_up_log(int64_t rank, int64_t size) {
   auto logger = std::make_shared<spdlog::logger>(
       "basin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   // On a terminal a log line first wipes the progress line that may stand there.
   const std::string wipe = isatty(STDERR_FILENO) == 1 ? "\r\x1b[K" : "";
-  const std::string who = rank == 0 ? "" : fmt::format("[rank {}] ", rank);
-  logger->set_pattern(wipe + "%H:%M:%S " + who + "%^%l%$: %v");
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<RankOfWarnings>('*', size == 1 ? "" : fmt::format("[rank {}] ", rank))
+      .set_pattern(wipe + "%H:%M:%S %*%^%l%$: %v");
+  logger->set_formatter(std::move(formatter));
   logger->set_level(rank == 0 ? spdlog::level::info : spdlog::level::warn);
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));

@@ -2,10 +2,12 @@
 // spdlog::warn; results never go here.
 #pragma once
 
+#include <cstdint>
+
 namespace basin {
 
-/// Rank 0 logs from info up, other ranks from warn up with their rank in front. Call once, from
-/// `main`.
-void set_up_log(int rank);
+/// Rank 0 of `size` logs from info up, other ranks from warn up. Where there are several, warnings
+/// have their rank in front. Replaces the log set up before.
+void set_up_log(int64_t rank, int64_t size);
 
 }  // namespace basin

@@ -10,16 +10,13 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 namespace basin {
 namespace {
-
-constexpr std::chrono::minutes kMeetingTimeout{5};
-constexpr std::chrono::minutes kCollectiveTimeout{
-    30};  // rank 0 may be writing a large checkpoint meanwhile
 
 struct Done : Comm::Pending {
   void wait() override {}
@@ -153,6 +150,48 @@ class GlooComm : public Comm {
   double waited_s_ = 0;
 };
 
+/// A store of c10d's.
+class C10dStore : public KeyStore {
+ public:
+  C10dStore(c10::intrusive_ptr<c10d::Store> store, int64_t rank)
+      : store_(std::move(store)), rank_(rank) {}
+  void set(const std::string& key, const std::string& value) override {
+    communicate(rank_, "writing to the store", [&] { store_->set(key, value); });
+  }
+  std::string get(const std::string& key) override {
+    std::string value;
+    communicate(rank_, "reading the store", [&] { value = store_->get_to_str(key); });
+    return value;
+  }
+  bool has(const std::vector<std::string>& keys) override {
+    bool all = false;
+    communicate(rank_, "reading the store", [&] { all = store_->check(keys); });
+    return all;
+  }
+  const c10::intrusive_ptr<c10d::Store>& store() const { return store_; }
+
+ private:
+  c10::intrusive_ptr<c10d::Store> store_;
+  int64_t rank_;
+};
+
+c10::intrusive_ptr<c10d::Store> open_c10d_store(const Rendezvous& rendezvous) {
+  if (!rendezvous.file.empty()) {
+    const auto store = c10::make_intrusive<c10d::FileStore>(rendezvous.file,
+                                                            static_cast<int>(rendezvous.size));
+    // Never destroyed: its destructor would make the file anew when another rank has removed it.
+    c10::raw::intrusive_ptr::incref(store.get());
+    return store;
+  }
+  c10d::TCPStoreOptions options;
+  options.port = rendezvous.port;
+  options.isServer = rendezvous.serve;
+  options.timeout = rendezvous.meeting_timeout;
+  options.waitWorkers = false;  // the group's own handshake waits for everybody
+  if (rendezvous.listening_fd >= 0) options.masterListenFd = rendezvous.listening_fd;
+  return c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
+}
+
 std::shared_ptr<gloo::transport::Device> network_device(bool single_node) {
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
   if (interface && *interface) return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
@@ -192,27 +231,38 @@ std::unique_ptr<Comm> make_single_comm() {
   return std::make_unique<SingleComm>();
 }
 
-std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous) {
+std::unique_ptr<KeyStore> open_store(const Rendezvous& rendezvous) {
   std::signal(SIGPIPE, SIG_IGN);  // a dead peer is an error to report, not the end
-  std::unique_ptr<Comm> comm;
+  std::unique_ptr<KeyStore> store;
   const std::string where =
-      fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port);
+      rendezvous.file.empty()
+          ? fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port)
+          : fmt::format("meeting the other ranks in {}", rendezvous.file);
   communicate(rendezvous.rank, where.c_str(), [&] {
-    c10d::TCPStoreOptions options;
-    options.port = rendezvous.port;
-    options.isServer = rendezvous.serve;
-    options.timeout = kMeetingTimeout;
-    options.waitWorkers = false;  // the group's own handshake waits for everybody
-    if (rendezvous.listening_fd >= 0) options.masterListenFd = rendezvous.listening_fd;
-    c10::intrusive_ptr<c10d::Store> store =
-        c10::make_intrusive<c10d::TCPStore>(rendezvous.host, options);
-    store = c10::make_intrusive<c10d::PrefixStore>("basin/" + rendezvous.attempt, store);
-    auto gloo = c10d::ProcessGroupGloo::Options::create(kCollectiveTimeout);
+    store = std::make_unique<C10dStore>(
+        c10::make_intrusive<c10d::PrefixStore>("basin/" + rendezvous.attempt,
+                                               open_c10d_store(rendezvous)),
+        rendezvous.rank);
+  });
+  return store;
+}
+
+std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous, KeyStore& store) {
+  std::unique_ptr<Comm> comm;
+  communicate(rendezvous.rank, "connecting to the other ranks", [&] {
+    auto gloo = c10d::ProcessGroupGloo::Options::create(rendezvous.collective_timeout);
     gloo->devices.push_back(network_device(rendezvous.single_node));
     comm = std::make_unique<GlooComm>(c10::make_intrusive<c10d::ProcessGroupGloo>(
-        store, static_cast<int>(rendezvous.rank), static_cast<int>(rendezvous.size), gloo));
+        c10::make_intrusive<c10d::PrefixStore>("gloo", dynamic_cast<C10dStore&>(store).store()),
+        static_cast<int>(rendezvous.rank),
+        static_cast<int>(rendezvous.size),
+        gloo));
   });
   return comm;
+}
+
+std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous) {
+  return make_gloo_comm(rendezvous, *open_store(rendezvous));
 }
 
 }  // namespace basin

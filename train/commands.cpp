@@ -5,17 +5,23 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "configs/files.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/yaml_config.h"
 #include "model/cost.h"
 #include "train/config.h"
 #include "model/device.h"
 #include "train/launch.h"
+#include "train/meeting.h"
 #include "train/plan.h"
 #include "train/trainer.h"
 
@@ -28,38 +34,80 @@ struct TrainOptions {
   std::string config_path;
   std::vector<std::string> overrides;
   int64_t nproc = 1;
+  PlacementOptions placement;
   bool print_config = false, reference = false;
 };
 
+constexpr double kLongestMeeting = 5 * 60;   // seconds
+constexpr std::chrono::seconds kShortMeeting{5};
+
 /// Two lines before the first step.
-void print_summary(const RunConfig& config, const Comm& comm, at::Device device) {
+void print_summary(const RunConfig& config, const Comm& comm, const std::string& ranks, at::Device device) {
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
-  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} rank(s) x {} thread(s){}",
+  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} x {} thread{}{}",
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
-               format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), comm.size(), at::get_num_threads(),
+               format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
                datasheet_flops(device) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for this {}", c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
   spdlog::info("{} (basin plan has more)", memory_summary(make_plan(config, {.cuda = device.is_cuda(), .ranks = comm.size()}).memory));
 }
 
-int train_rank(RunConfig config, const std::string& config_path) {
-  const Placement placement = find_placement();
-  match_model_to_data(config);
-  const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
-  const std::unique_ptr<Comm> comm = make_comm(placement);
-  if (comm->is_root()) print_summary(config, *comm, device);
-  Trainer trainer(config, *comm, device);
-  const Trainer::Outcome outcome = trainer.run();
-  comm->barrier();   // no rank leaves while another still talks to it
-  if (outcome == Trainer::Outcome::kFinished) {
-    if (comm->is_root()) write_stdout(fmt::format("{}/final: step {}\n", config.run.dir, trainer.state().step));
-    return 0;
+/// Meets the other ranks, if there are any.
+Meeting meet(const RunConfig& config, const PlacementOptions& options) {
+  const auto milliseconds = [](double seconds) { return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); };
+  const double timeout = duration_s(config.train.distributed.timeout, "train.distributed.timeout");
+  Placement placement = find_placement(Environment::of_process(), options);
+  placement.rendezvous.collective_timeout = milliseconds(timeout);
+  return Meeting(placement, milliseconds(std::min(timeout, kLongestMeeting)));
+}
+
+int train_rank(RunConfig config, const TrainOptions& options) {
+  end_with_launcher();
+  const Meeting meeting = meet(config, options.placement);
+  const Placement& placement = meeting.placement();
+  set_up_log(placement.rendezvous.rank, placement.rendezvous.size);
+  at::set_num_threads(threads_per_rank(Environment::of_process(), meeting.sharers()));
+  std::unique_ptr<Comm> comm;
+  std::unique_ptr<Trainer> trainer;
+  try {
+    match_model_to_data(config);
+    const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
+    meeting.compare(to_yaml(config), xxh3_hex_of_file("/proc/self/exe"));
+    comm = meeting.connect();
+    if (comm->is_root()) print_summary(config, *comm, meeting.description(), device);
+    trainer = std::make_unique<Trainer>(config, *comm, device);
+    const Trainer::Outcome outcome = trainer->run();
+    comm->barrier();   // no rank leaves while another still talks to it
+    if (outcome == Trainer::Outcome::kFinished) {
+      if (comm->is_root()) write_stdout(fmt::format("{}/final: step {}\n", config.run.dir, trainer->state().step));
+      return 0;
+    }
+    if (comm->is_root()) {
+      spdlog::info("stopped after step {} of {}; to go on: basin train {} (with the same --set)", trainer->state().step, config.train.steps, options.config_path);
+    }
+    return kStoppedStatus;
+  } catch (...) {
+    throw RankFailure(meeting.settle(describe_failure(std::current_exception())));
   }
-  if (comm->is_root()) {
-    spdlog::info("stopped after step {} of {}; to go on: basin train {} (with the same --set)", trainer.state().step, config.train.steps, config_path);
+}
+
+/// The configuration of one rank. Where it is refused, the ranks meet nevertheless, if they come soon: one of them says it for all.
+RunConfig read_config(const TrainOptions& options) {
+  try {
+    return read_run_config(options.config_path, options.overrides);
+  } catch (...) {
+    const Failure failure = describe_failure(std::current_exception());
+    const Placement placement = find_placement(Environment::of_process(), options.placement);
+    if (options.nproc > 1 || placement.rendezvous.size == 1) throw;
+    std::optional<Meeting> meeting;
+    try {
+      meeting.emplace(placement, kShortMeeting);
+    } catch (const std::exception&) {
+      throw RankFailure(failure);
+    }
+    throw RankFailure(meeting->settle(failure));
   }
-  return kStoppedStatus;
 }
 
 int train(const TrainOptions& options) {
@@ -68,15 +116,16 @@ int train(const TrainOptions& options) {
     return 0;
   }
   if (options.config_path.empty()) throw std::invalid_argument("train: which run file? For example: basin train configs/demo.yaml");
-  const RunConfig config = read_run_config(options.config_path, options.overrides);
+  const RunConfig config = read_config(options);
   if (options.print_config) {
     write_stdout(to_yaml(config));
     return 0;
   }
-  if (options.nproc > 1 && is_rank()) {
-    throw std::invalid_argument("--nproc starts ranks, but RANK or WORLD_SIZE in the environment says that a launcher has done so: leave one of them out");
+  if (options.nproc == 1) return train_rank(config, options);
+  if (const Placement given = find_placement(Environment::of_process()); given.rendezvous.size > 1) {
+    throw std::invalid_argument(fmt::format("--nproc starts ranks, but {} has started {} already: leave one of them out", launcher_name(given.launcher), given.rendezvous.size));
   }
-  return options.nproc > 1 ? launch_ranks(options.nproc) : train_rank(config, options.config_path);
+  return launch_ranks(options.nproc);
 }
 
 }  // namespace
@@ -86,15 +135,23 @@ void add_train(CLI::App& app, int& status) {
   CLI::App* verb = app.add_subcommand("train", "pretrain a model; goes on from the newest intact checkpoint of its run directory");
   verb->add_option("CONFIG", options->config_path, "run file (YAML)");
   verb->add_option("--set", options->overrides, "override a key of the run file, e.g. train.steps=100; may be repeated")->type_size(1)->allow_extra_args(false);
-  verb->add_option("--nproc", options->nproc, "start this many ranks on this machine (data parallel)")->check(CLI::Range(1, 1024));
+  CLI::Option* nproc = verb->add_option("--nproc", options->nproc, "start this many ranks on this machine (data parallel)")->check(CLI::Range(1, 1024));
+  verb->add_option("--launcher", options->placement.launcher, "believe this launcher's variables, if several have left some; none: a single process")->check(CLI::IsMember(launcher_words()))->excludes(nproc);
+  verb->add_option("--rdzv-file", options->placement.rendezvous_file, "ranks meet in this file, which does not exist yet, on a file system that they share: for launchers that give no address")->excludes(nproc);
   verb->add_flag("--print-config", options->print_config, "print the effective configuration, every default written out, and exit");
   verb->add_flag("--reference", options->reference, "print every key with type, default and range as a Markdown table, and exit");
   verb->footer(
       "Example:\n"
       "  basin train configs/demo.yaml --set model.sink.kind=none --nproc 2\n"
       "Ctrl-C, SIGTERM, SIGUSR1 and train.stop_after finish the step, save and exit with 3; the same command goes on from there.\n"
-      "torchrun works too: torchrun --no-python --nproc-per-node 2 build/basin train configs/demo.yaml\n"
-      "Threads: the cores divided by the ranks of the machine; BASIN_THREADS overrides.");
+      "Several ranks: --nproc here; elsewhere any launcher, found by its variables (RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK, PMI_RANK, ...):\n"
+      "  torchrun --no-python --standalone --nproc-per-node 2 build/basin train configs/demo.yaml\n"
+      "  torchrun --no-python --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 build/basin train CONFIG\n"
+      "  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 build/basin train CONFIG\n"
+      "  mpirun -n 16 -x MASTER_ADDR=HOST build/basin train CONFIG\n"
+      "They meet at MASTER_ADDR:MASTER_PORT (srun: the first node, one machine: 127.0.0.1) or in --rdzv-file, compare configuration and build, and end\n"
+      "together: a rank that fails, hangs or does not come is named after train.distributed.timeout at the latest.\n"
+      "Threads: the cores that a rank may use, divided by the ranks that may use the same; BASIN_THREADS overrides.");
   verb->callback([options, &status] { status = train(*options); });
 }
 

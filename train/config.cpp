@@ -139,6 +139,17 @@ double duration_s(const std::string& text, const std::string& key) {
   return total;
 }
 
+std::vector<std::string> DistributedConfig::problems() const {
+  constexpr double kLeast = 1, kMost = 30 * 86400.0;  // seconds
+  try {
+    if (const double seconds = duration_s(timeout, "train.distributed.timeout"); seconds < kLeast || seconds > kMost)
+      return {fmt::format("train.distributed.timeout: {} is not between 1s and 30d", timeout)};
+    return {};
+  } catch (const std::invalid_argument& error) {
+    return {error.what()};
+  }
+}
+
 std::vector<std::string> TrainConfig::problems() const {
   std::vector<std::string> out;
   if (optimizer.betas.size() != 2)

@@ -145,6 +145,7 @@ struct DistributedConfig {
   bool shard_optimizer = false;
   Precision reduce_dtype = Precision::kFp32;
   double bucket_mib = 25;
+  std::string timeout = "10m";
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
@@ -162,7 +163,12 @@ struct DistributedConfig {
           Field{.doc = "fp32 gradients that are sent together while backward goes on, MiB",
                 .min = 0.001,
                 .max = 65536});
+    visit("timeout",
+          self.timeout,
+          Field{.doc = "how long ranks wait for each other in one operation, like 10m, before the "
+                       "run ends; at the start 5m at most"});
   }
+  std::vector<std::string> problems() const;
 };
 
 /// What to do about a sudden rise of the loss.

@@ -1,10 +1,10 @@
 #include "train/launch.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,26 +23,13 @@
 
 #include "configs/files.h"
 #include "configs/signals.h"
-
-extern char** environ;
+#include "train/environment.h"
+#include "train/sockets.h"
 
 namespace basin {
 namespace {
 
-/// A socket that listens on a free loopback port, and the port.
-std::pair<int, uint16_t> listen_on_free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  if (fd < 0 || bind(fd, reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      listen(fd, 128) != 0 || getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throw std::system_error(
-        errno, std::generic_category(), "opening a port for the ranks to meet at");
-  }
-  return {fd, ntohs(address.sin_port)};
-}
+constexpr std::chrono::seconds kTimeToEnd{5};  // for ranks after one has failed
 
 /// This command line without --nproc N.
 std::vector<std::string> own_arguments() {
@@ -79,12 +66,7 @@ Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0)
     throw std::system_error(errno, std::generic_category(), "pipe");
-  std::map<std::string, std::string> variables;
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string text = *entry;
-    variables[text.substr(0, text.find('='))] =
-        text.substr(std::min(text.size(), text.find('=') + 1));
-  }
+  std::map<std::string, std::string> variables = Environment::of_process().variables();
   // Duplicated numbers above any in use: dup2 in the child clears close-on-exec.
   constexpr int kChildErrorFd = 200, kChildStoreFd = 201;
   variables["RANK"] = variables["LOCAL_RANK"] = std::to_string(rank);
@@ -92,7 +74,7 @@ Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   variables["MASTER_ADDR"] = "127.0.0.1";
   variables["MASTER_PORT"] = std::to_string(store.second);
   variables[kErrorFdVariable] = std::to_string(kChildErrorFd);
-  variables[kLauncherVariable] = std::to_string(getpid());
+  variables[kOwnLauncherVariable] = std::to_string(getpid());
   if (rank == 0) variables[kStoreFdVariable] = std::to_string(kChildStoreFd);
   std::vector<std::string> environment, arguments = own_arguments();
   for (const auto& [name, value] : variables) environment.push_back(name + "=" + value);
@@ -134,8 +116,7 @@ bool failed(const Child& child) {
 class Children {
  public:
   explicit Children(int64_t nproc) {
-    auto store = listen_on_free_port();
-    fcntl(store.first, F_SETFD, FD_CLOEXEC);
+    const auto store = listen_on_free_port();
     for (int64_t rank = 0; rank < nproc; ++rank) all_.push_back(start_rank(rank, nproc, store));
     close(store.first);
   }
@@ -158,9 +139,13 @@ class Children {
         send_all(signal);
       if (first_failure && give_up == std::chrono::steady_clock::time_point::max()) {
         send_all(SIGTERM);
-        give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        send_all(SIGCONT);  // one that is stopped must notice, too
+        give_up = std::chrono::steady_clock::now() + kTimeToEnd;
       }
-      if (std::chrono::steady_clock::now() > give_up) send_all(SIGKILL);
+      if (std::chrono::steady_clock::now() > give_up) {
+        send_all(SIGKILL);
+        killed_ = true;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return first_failure ? report(*first_failure) : exit_status(*all_[0].status);
@@ -190,15 +175,16 @@ class Children {
       for (ssize_t n;
            (n = read(child.error_fd, buffer, sizeof(buffer))) > 0 || (n < 0 && errno == EINTR);)
         child.error.append(buffer, static_cast<size_t>(std::max<ssize_t>(n, 0)));
-      if (!failed(child)) continue;
-      if (!first_failure || (is_secondary(all_[*first_failure]) && !is_secondary(child)))
-        first_failure = rank;
+      if (!failed(child) || (killed_ && WIFSIGNALED(status))) continue;
+      if (!first_failure || weight(all_[*first_failure]) < weight(child)) first_failure = rank;
     }
     return running;
   }
 
-  static bool is_secondary(const Child& child) {
-    return !child.error.empty() && child.error[0] == '2';
+  /// How much a failure explains: that of another rank, told by that one or by this one, or its
+  /// own.
+  static int weight(const Child& child) {
+    return child.error.empty() || child.error[0] == '1' ? 2 : child.error.size() > 1 ? 1 : 0;
   }
 
   int report(size_t first) const {
@@ -215,9 +201,17 @@ class Children {
   }
 
   std::vector<Child> all_;
+  bool killed_ = false;  // what was left after a failure
 };
 
 }  // namespace
+
+void end_with_launcher() {
+  const auto launcher = Environment::of_process().integer(kOwnLauncherVariable);
+  if (!launcher) return;
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != *launcher) raise(SIGTERM);  // it had ended before
+}
 
 int launch_ranks(int64_t nproc) {
   return Children(nproc).run();

@@ -11,4 +11,7 @@ namespace basin {
 /// returns their common exit status. The first rank that fails ends all; its error is printed last.
 int launch_ranks(int64_t nproc);
 
+/// Called by a rank: it is asked to stop when our launcher ends, if it has one.
+void end_with_launcher();
+
 }  // namespace basin

@@ -1,6 +1,5 @@
 // The program: lists the verbs, catches once.
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <malloc.h>
 #include <torch/version.h>
@@ -12,7 +11,6 @@
 #include <exception>
 #include <initializer_list>
 #include <limits>
-#include <stdexcept>
 #include <string>
 
 #include "configs/log.h"
@@ -22,8 +20,8 @@
 #include "model/cpu_allocator.h"
 #include "model/kernels/kernels.h"
 #include "train/commands.h"
-#include "train/comm.h"
-#include "train/launch.h"
+#include "train/failure.h"
+#include "train/placement.h"
 
 namespace {
 
@@ -49,9 +47,11 @@ int run(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   basin::install_cpu_allocator();
   basin::install_signal_handlers();
-  const char* rank = std::getenv("RANK");
-  basin::set_up_log(rank ? std::atoi(rank) : 0);
-  at::set_num_threads(basin::threads_per_rank());
+  const basin::Environment environment = basin::Environment::of_process();
+  const basin::Placement placement = basin::guess_placement(environment);
+  const basin::Rendezvous& ranks = placement.rendezvous;
+  basin::set_up_log(ranks.rank, ranks.size);
+  at::set_num_threads(basin::threads_per_rank(environment, placement.local_size > 0 ? placement.local_size : ranks.size));
 
   CLI::App app("Basin: pretrain small language models with a learnable attention sink, and stream them for ever", "basin");
   app.require_subcommand(1);
@@ -73,26 +73,18 @@ int run(int argc, char** argv) {
   return status;
 }
 
-int fail(const std::string& message, int status, bool secondary = false) {
-  basin::print_error(message, secondary);
-  return status;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   restart_with_environment(argv);
   try {
     return run(argc, argv);
-  } catch (const basin::Interrupted& error) {
-    return fail(error.what(), 130);
-  } catch (const basin::CommError& error) {
-    std::_Exit(fail(error.what(), 1, /*secondary=*/true));   // threads of the broken group still run
-  } catch (const c10::Error& error) {
-    return fail(error.what_without_backtrace(), 1);
-  } catch (const std::invalid_argument& error) {
-    return fail(error.what(), 2);
-  } catch (const std::exception& error) {
-    return fail(error.what(), 1);
+  } catch (const basin::RankFailure& error) {
+    basin::print_failure(error.failure);
+    std::_Exit(error.failure.status);   // threads that talk to other ranks may hang
+  } catch (...) {
+    const basin::Failure failure = basin::describe_failure(std::current_exception());
+    basin::print_failure(failure);
+    return failure.status;
   }
 }

@@ -2,91 +2,75 @@
 
 #include <fmt/format.h>
 #include <sched.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <optional>
 #include <stdexcept>
 #include <thread>
 
 namespace basin {
 namespace {
 
-std::optional<int64_t> find_integer(const char* name) {
-  const char* text = std::getenv(name);
-  if (!text || !*text) return std::nullopt;
-  int64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto [stop, error] = std::from_chars(text, end, value);
-  if (error != std::errc() || stop != end)
-    throw std::invalid_argument(
-        fmt::format("environment variable {}={}: not a whole number", name, text));
-  return value;
+std::string find_host(const Environment& environment, const Placement& placement) {
+  if (const auto host = environment.text("MASTER_ADDR")) return *host;
+  if (placement.local_size == placement.rendezvous.size) return "127.0.0.1";
+  if (const auto host = host_of_rank_0(environment, placement.launcher)) return *host;
+  if (placement.launcher == Launcher::kVariables && placement.local_size == 0) return "127.0.0.1";
+  throw std::invalid_argument(fmt::format(
+      "{} started {} ranks, {} of them on this machine, and nobody says where they meet: give all "
+      "of them MASTER_ADDR, the host of rank 0 ({}), or --rdzv-file PATH, a file that does not "
+      "exist yet on a file system that they share",
+      launcher_name(placement.launcher),
+      placement.rendezvous.size,
+      placement.local_size == 0 ? "an unknown number" : std::to_string(placement.local_size),
+      placement.launcher == Launcher::kHydra     ? "mpiexec -genv MASTER_ADDR HOST"
+      : placement.launcher == Launcher::kOpenMpi ? "mpirun -x MASTER_ADDR=HOST"
+                                                 : "export MASTER_ADDR=HOST"));
 }
 
-int64_t require_integer(const char* name, const char* because) {
-  if (const auto value = find_integer(name)) return *value;
-  throw std::invalid_argument(fmt::format(
-      "{} is set in the environment but {} is not: set both, or neither for a single process",
-      because,
-      name));
+uint16_t find_port(const Environment& environment, Launcher launcher) {
+  const int64_t port =
+      environment.integer("MASTER_PORT").value_or(port_of_job(environment, launcher));
+  if (port < 1 || port > 65535)
+    throw std::invalid_argument(fmt::format("MASTER_PORT={}: expected 1..65535", port));
+  return static_cast<uint16_t>(port);
 }
 
 }  // namespace
 
-bool is_rank() {
-  return std::getenv("RANK") != nullptr || std::getenv("WORLD_SIZE") != nullptr;
-}
-
-Placement find_placement() {
+Placement find_placement(const Environment& environment, const PlacementOptions& options) {
   Placement placement;
-  if (!is_rank()) return placement;
-  if (find_integer(kLauncherVariable)) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);  // no rank outlives its launcher
-    if (getppid() != *find_integer(kLauncherVariable)) raise(SIGTERM);
-  }
+  placement.launcher = options.launcher.empty() ? detect_launcher(environment)
+                                                : launcher_from_word(options.launcher);
+  const Seat seat = seat_of(environment, placement.launcher);
   Rendezvous& r = placement.rendezvous;
-  r.rank = require_integer("RANK", "WORLD_SIZE");
-  r.size = require_integer("WORLD_SIZE", "RANK");
-  placement.local_rank = find_integer("LOCAL_RANK").value_or(r.size == 1 ? 0 : r.rank);
-  placement.local_size = find_integer("LOCAL_WORLD_SIZE").value_or(r.size);
-  if (r.size < 1 || r.rank < 0 || r.rank >= r.size)
-    throw std::invalid_argument(
-        fmt::format("RANK={} does not lie in 0..WORLD_SIZE-1, WORLD_SIZE={}", r.rank, r.size));
-  if (placement.local_rank < 0 || placement.local_rank >= placement.local_size ||
-      placement.local_size > r.size) {
-    throw std::invalid_argument(
-        fmt::format("LOCAL_RANK={}, LOCAL_WORLD_SIZE={} and WORLD_SIZE={} contradict each other",
-                    placement.local_rank,
-                    placement.local_size,
-                    r.size));
-  }
+  r.rank = seat.rank;
+  r.size = seat.size;
+  placement.local_rank = seat.local_rank.value_or(r.size == 1 ? 0 : -1);
+  placement.local_size = seat.local_size.value_or(r.size == 1 ? 1 : 0);
   if (r.size == 1) return placement;
-  if (const char* host = std::getenv("MASTER_ADDR")) r.host = host;
-  r.port = static_cast<uint16_t>(find_integer("MASTER_PORT").value_or(r.port));
-  const char* agent = std::getenv("TORCHELASTIC_USE_AGENT_STORE");
-  r.serve = r.rank == 0 &&
-            !(agent && std::string(agent) == "True");  // torchrun's agent serves the store itself
-  r.listening_fd = static_cast<int>(find_integer(kStoreFdVariable).value_or(-1));
-  r.single_node = placement.local_size == r.size;
-  const char* id = std::getenv("TORCHELASTIC_RUN_ID");
-  r.attempt =
-      fmt::format("{}/{}", id ? id : "0", find_integer("TORCHELASTIC_RESTART_COUNT").value_or(0));
+  r.attempt = attempt_of_job(environment, placement.launcher);
+  r.file = options.rendezvous_file;
+  if (!r.file.empty()) return placement;
+  r.host = find_host(environment, placement);
+  r.port = find_port(environment, placement.launcher);
+  // torchrun's agent may serve the store itself.
+  r.serve = r.rank == 0 && !(placement.launcher == Launcher::kTorchrun &&
+                             environment.text("TORCHELASTIC_USE_AGENT_STORE") == "True");
+  if (placement.launcher == Launcher::kOwn)
+    r.listening_fd = static_cast<int>(environment.integer(kStoreFdVariable).value_or(-1));
   return placement;
 }
 
-std::unique_ptr<Comm> make_comm(const Placement& placement) {
-  return placement.rendezvous.size == 1 ? make_single_comm() : make_gloo_comm(placement.rendezvous);
+Placement guess_placement(const Environment& environment) {
+  try {
+    return find_placement(environment);
+  } catch (const std::invalid_argument&) {
+    return {};
+  }
 }
 
-int threads_per_rank() {
-  if (const auto threads = find_integer("BASIN_THREADS")) {
+int threads_per_rank(const Environment& environment, int64_t sharers) {
+  if (const auto threads = environment.integer("BASIN_THREADS")) {
     if (*threads < 1 || *threads > 4096)
       throw std::invalid_argument(fmt::format("BASIN_THREADS={}: expected 1..4096", *threads));
     return static_cast<int>(*threads);
@@ -95,18 +79,7 @@ int threads_per_rank() {
   const int64_t available = sched_getaffinity(0, sizeof(cores), &cores) == 0
                                 ? CPU_COUNT(&cores)
                                 : std::thread::hardware_concurrency();
-  const int64_t ranks = std::max<int64_t>(
-      1, find_integer("LOCAL_WORLD_SIZE").value_or(find_integer("WORLD_SIZE").value_or(1)));
-  return static_cast<int>(std::max<int64_t>(1, available / ranks));
-}
-
-void print_error(const std::string& message, bool secondary) {
-  const char* rank = std::getenv("RANK");
-  const std::string line = rank ? fmt::format("error: [rank {}] {}\n", rank, message)
-                                : fmt::format("error: {}\n", message);
-  const char* fd = std::getenv(kErrorFdVariable);
-  const std::string tagged = (secondary ? '2' : '1') + line;
-  if (!fd || write(std::atoi(fd), tagged.data(), tagged.size()) < 0) fmt::print(stderr, "{}", line);
+  return static_cast<int>(std::max<int64_t>(1, available / std::max<int64_t>(1, sharers)));
 }
 
 }  // namespace basin

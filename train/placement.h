@@ -1,43 +1,43 @@
-// This process's place among the ranks, from the plain variables of torchrun (RANK, WORLD_SIZE,
-// ...), which our own launcher sets too.
+// This process's place among the ranks and where they meet, from whatever launcher started it.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 
 #include "train/comm.h"
+#include "train/environment.h"
+#include "train/launchers.h"
 
 namespace basin {
 
 /// This process's place among the ranks.
 struct Placement {
+  Launcher launcher = Launcher::kNone;
   Rendezvous rendezvous;
-  int64_t local_rank = 0, local_size = 1;
+  int64_t local_rank = 0;  // on this machine; -1: to be found out when the ranks meet
+  int64_t local_size = 1;  // ranks on this machine; 0: to be found out likewise
 };
 
-/// From RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; a single
-/// process without them. Throws std::invalid_argument for values that contradict each other.
-Placement find_placement();
+/// What the command line says about it.
+struct PlacementOptions {
+  std::string launcher{};         // one of launcher_words(); empty: detect
+  std::string rendezvous_file{};  // meet in this file of a shared file system; empty: at an address
+};
 
-/// Connects to the other ranks.
-std::unique_ptr<Comm> make_comm(const Placement& placement);
+/// The launcher's variables, made one. Throws std::invalid_argument for variables that contradict
+/// each other, and when several machines have no address to meet at.
+Placement find_placement(const Environment& environment, const PlacementOptions& options = {});
 
-/// Whether this process was started as a rank by someone, so that --nproc must not start more.
-bool is_rank();
+/// The same for what can do without: a single process where find_placement throws.
+Placement guess_placement(const Environment& environment);
 
-/// Threads that this process should use: BASIN_THREADS, else the cores it may run on divided by the
-/// ranks on this machine. OMP_NUM_THREADS is not asked: torchrun sets it to 1.
-int threads_per_rank();
+/// Threads that a process should use: BASIN_THREADS, else the cores it may run on divided by the
+/// `sharers` that may run on the same ones. OMP_NUM_THREADS is not asked: torchrun sets it to 1.
+int threads_per_rank(const Environment& environment, int64_t sharers);
 
-/// The one line of `main` for a failure: "error: [rank r] ..." to stderr, or to the launcher, which
-/// prints it last. `secondary`: the failure follows from another rank's.
-void print_error(const std::string& message, bool secondary);
-
-// Between our launcher and its ranks, besides torchrun's names.
+// From our own launcher to its ranks.
 inline constexpr const char* kErrorFdVariable = "BASIN_ERROR_FD";  // where a rank's last words go
 inline constexpr const char* kStoreFdVariable =
     "BASIN_STORE_FD";  // rank 0's bound socket: no race for a port
-inline constexpr const char* kLauncherVariable = "BASIN_LAUNCHER_PID";
 
 }  // namespace basin

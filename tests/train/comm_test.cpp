@@ -9,11 +9,7 @@
 
 #include <cstdio>
 #include <functional>
-#include <initializer_list>
-#include <utility>
 #include <vector>
-
-#include "train/launch.h"
 
 namespace basin {
 namespace {
@@ -106,59 +102,6 @@ TEST(SingleComm, IsTheIdentity) {
   comm->all_reduce_sum(t);
   EXPECT_TRUE(at::equal(t, at::arange(4)));
   EXPECT_EQ(comm->Comm::broadcast(5), 5);
-}
-
-/// Sets variables while it lives.
-class Environment {
- public:
-  Environment(std::initializer_list<std::pair<const char*, const char*>> variables)
-      : variables_(variables) {
-    for (const auto& [name, value] : variables_) setenv(name, value, 1);
-  }
-  ~Environment() {
-    for (const auto& [name, value] : variables_) unsetenv(name);
-  }
-
- private:
-  std::vector<std::pair<const char*, const char*>> variables_;
-};
-
-TEST(Placement, ReadsTorchrunsVariables) {
-  const Environment environment{{"RANK", "3"},
-                                {"WORLD_SIZE", "8"},
-                                {"LOCAL_RANK", "1"},
-                                {"LOCAL_WORLD_SIZE", "2"},
-                                {"MASTER_ADDR", "node7"},
-                                {"MASTER_PORT", "1234"},
-                                {"TORCHELASTIC_USE_AGENT_STORE", "True"},
-                                {"OMP_NUM_THREADS", "1"},
-                                {"BASIN_THREADS", "5"}};
-  const Placement p = find_placement();
-  EXPECT_EQ(p.rendezvous.rank, 3);
-  EXPECT_EQ(p.rendezvous.size, 8);
-  EXPECT_EQ(p.local_rank, 1);
-  EXPECT_EQ(p.rendezvous.host, "node7");
-  EXPECT_EQ(p.rendezvous.port, 1234);
-  EXPECT_FALSE(p.rendezvous.single_node);
-  EXPECT_EQ(threads_per_rank(), 5);
-}
-
-TEST(Placement, Rank0ServesUnlessTorchrunDoes) {
-  const Environment ranks{{"RANK", "0"}, {"WORLD_SIZE", "2"}};
-  EXPECT_TRUE(find_placement().rendezvous.serve);
-  EXPECT_TRUE(find_placement().rendezvous.single_node);
-  const Environment agent{{"TORCHELASTIC_USE_AGENT_STORE", "True"}};
-  EXPECT_FALSE(find_placement().rendezvous.serve);
-}
-
-TEST(Placement, RefusesContradictions) {
-  EXPECT_EQ(find_placement().rendezvous.size, 1);
-  {
-    const Environment lone{{"RANK", "0"}};
-    EXPECT_THROW(find_placement(), std::invalid_argument);
-  }
-  const Environment beyond{{"RANK", "2"}, {"WORLD_SIZE", "2"}};
-  EXPECT_THROW(find_placement(), std::invalid_argument);
 }
 
 }  // namespace

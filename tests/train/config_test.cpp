@@ -80,6 +80,20 @@ TEST_F(RunConfigTest, ReadsDurations) {
   EXPECT_THROW(duration_s(config.stop_after, "train.stop_after"), std::invalid_argument);
 }
 
+TEST_F(RunConfigTest, RanksWaitForEachOtherForAWhile) {
+  EXPECT_EQ(duration_s(DistributedConfig{}.timeout, "train.distributed.timeout"), 600);
+  const auto message = [](const std::string& timeout) {
+    return message_of([&] {
+      config_from_text<RunConfig>(
+          "data: {train: x}\ntrain: {distributed: {timeout: " + timeout + "}}\n", "bad.yaml");
+    });
+  };
+  EXPECT_THAT(message("0s"), HasSubstr("train.distributed.timeout: 0s is not between 1s and 30d"));
+  EXPECT_THAT(message("\"\""), HasSubstr("is not between 1s and 30d"));
+  EXPECT_THAT(message("ten"), HasSubstr("train.distributed.timeout: \"ten\" is no duration"));
+  EXPECT_EQ(message("90s"), "no error");
+}
+
 TEST_F(RunConfigTest, RefusesDataThatDoesNotFitTheModel) {
   RunConfig config = tiny_config("a");
   EXPECT_NO_THROW(match_model_to_data(config));
@@ -104,6 +118,7 @@ TEST_F(RunConfigTest, ResumeAcceptsWhatChangesNoWeightOfThePast) {
   now.train.log_every = 7;
   now.train.checkpoint.keep_last = 9;
   now.train.stop_after = "1h";
+  now.train.distributed.timeout = "1h";
   EXPECT_THAT(resume_obstacles(before, now, 20), IsEmpty());
   now.train.optimizer.lr = 0.5;
   EXPECT_THAT(resume_obstacles(before, now, 20),

@@ -1,0 +1,66 @@
+#include "train/failure.h"
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "configs/signals.h"
+#include "train/comm.h"
+#include "train/placement.h"
+
+namespace basin {
+namespace {
+
+/// The format of torch/distributed/elastic/multiprocessing/errors/error_handler.py.
+std::string elastic_error(const std::string& message) {
+  using namespace std::chrono;
+  const auto now = duration_cast<seconds>(system_clock::now().time_since_epoch()).count();
+  return nlohmann::json{
+      {"message",
+       {{"message", message},
+        {"extraInfo", {{"py_callstack", message}, {"timestamp", std::to_string(now)}}}}}}
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Failure describe_failure(std::exception_ptr exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const RankFailure& error) {
+    return error.failure;
+  } catch (const Interrupted& error) {
+    return {error.what(), 130};
+  } catch (const CommError& error) {
+    return {error.what(), 1, /*secondary=*/true};
+  } catch (const c10::Error& error) {
+    return {error.what_without_backtrace(), 1};
+  } catch (const std::invalid_argument& error) {
+    return {error.what(), 2};
+  } catch (const std::exception& error) {
+    return {error.what(), 1};
+  }
+}
+
+void print_failure(const Failure& failure) {
+  const Environment environment = Environment::of_process();
+  const Placement placement = guess_placement(environment);
+  const std::string who = placement.launcher == Launcher::kNone
+                              ? ""
+                              : fmt::format("[rank {}] ", placement.rendezvous.rank);
+  const std::string line = failure.told ? "" : fmt::format("error: {}{}\n", who, failure.message);
+  if (const auto file = environment.text("TORCHELASTIC_ERROR_FILE"); file)
+    std::ofstream(*file) << elastic_error(failure.message);
+  const std::string tagged = (failure.secondary ? '2' : '1') + line;
+  const auto fd = environment.text(kErrorFdVariable);
+  if (!fd || write(std::atoi(fd->c_str()), tagged.data(), tagged.size()) < 0)
+    fmt::print(stderr, "{}", line);
+}
+
+}  // namespace basin

@@ -2,6 +2,7 @@
 # Installs what is missing to build Basin on Debian or Ubuntu: Debian packages, and LibTorch unpacked from its PyPI wheel into .deps/.
 # The only list of dependency versions. Idempotent: with everything in place it does nothing, in under a second.
 #   bash configs/setup.sh            CPU build and tests
+#   bash configs/setup.sh --tests    also the launcher that tests start and nothing else needs (Open MPI, 7 MB); without root it is left out
 #   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
 #   bash configs/setup.sh --clients  also what Basin is compared with: PyTorch and others in .deps/clients (5 GB), llama.cpp in .deps/llama.cpp
 # Without root it prints the apt line to run and stops with 1.
@@ -11,6 +12,7 @@ cd "$(dirname "$0")/.."
 apt_packages=(g++ cmake ninja-build ccache python3-pip unzip ca-certificates
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
   libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libgtest-dev libgmock-dev)
+test_packages=(openmpi-bin)   # what --tests adds
 
 torch_version=2.11.0
 torch_root=.deps/torch-$torch_version
@@ -47,7 +49,8 @@ for argument in "$@"; do
   case "$argument" in
     --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
     --cuda) with_cuda=yes ;;
-    *) printf 'setup: error: takes --cuda, --clients or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
+    --tests) [ "$(id -u)" -ne 0 ] || apt_packages+=("${test_packages[@]}") ;;
+    *) printf 'setup: error: takes --tests, --cuda, --clients or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
   esac
 done
 started=$SECONDS

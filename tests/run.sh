@@ -9,7 +9,7 @@ started=$SECONDS
 step() { printf '\n== %s (%d s so far)\n' "$1" $((SECONDS - started)); }
 
 step "dependencies"
-bash configs/setup.sh
+bash configs/setup.sh --tests
 step "build"
 mkdir -p build
 cmake -S . -B build -G Ninja ${CI:+-DBASIN_WERROR=ON} >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }

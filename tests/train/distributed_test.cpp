@@ -14,7 +14,7 @@ namespace {
 
 using testing::HasSubstr;
 
-class DistributedTest : public ProgramTest {
+class DistributedTest : public RunsTest {
  protected:
   /// 100 steps of two micro-batches on up to four ranks, several buckets, and a model whose cache
   /// lines no number of ranks divides.

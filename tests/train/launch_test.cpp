@@ -12,7 +12,7 @@ namespace {
 
 using testing::HasSubstr;
 
-class LaunchTest : public ProgramTest {
+class LaunchTest : public RunsTest {
  protected:
   /// Trains, with SIGUSR1 once a further step has shown up in metrics.jsonl.
   int train_until_signal(const RunConfig& config, const std::string& arguments) {

@@ -14,7 +14,7 @@
 
 namespace basin {
 
-class ProgramTest : public TrainTest {
+class RunsTest : public TrainTest {
  protected:
   /// Exit status of `basin train` with this configuration; its output goes to error_text().
   int train(const RunConfig& config,

@@ -122,7 +122,7 @@ int train(const TrainOptions& options) {
     return 0;
   }
   if (options.nproc == 1) return train_rank(config, options);
-  if (const Placement given = find_placement(Environment::of_process()); given.rendezvous.size > 1) {
+  if (const Placement given = find_placement(Environment::of_process()); given.launcher != Launcher::kNone) {
     throw std::invalid_argument(fmt::format("--nproc starts ranks, but {} has started {} already: leave one of them out", launcher_name(given.launcher), given.rendezvous.size));
   }
   return launch_ranks(options.nproc);

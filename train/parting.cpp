@@ -18,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kGrace{2500};  // for ranks that have noticed it, too
 constexpr std::chrono::milliseconds kSameError{1000};
+constexpr std::chrono::milliseconds kSameMoment{300};
+constexpr const char* kToldKey = "told";
 constexpr std::chrono::milliseconds kPoll{30};
 
 /// The state of a process of this machine as /proc names it ('T': stopped); 'X': there is none.
@@ -88,20 +90,28 @@ class Parting {
   /// A failure that follows from another rank's: that one's own message says it all, else the
   /// lowest of those who noticed names the ranks that did not.
   Failure blame(Failure failure) {
+    const Clock::time_point noticed = Clock::now();
     std::optional<Failure> cause;
     wait_until(kGrace, [&] {
       read();
       for (const auto& [rank, other] : failures_)
         if (!other.secondary) cause = other;
-      return cause || all_known();
+      // Ranks that wait for this one notice when it ends: with somebody known to be lost, it does.
+      return cause || all_known() || (any_lost() && Clock::now() > noticed + kSameMoment);
     });
     if (cause) return {cause->message, cause->status, /*secondary=*/true, /*told=*/true};
-    if (failures_.begin()->first != rank_) {
-      failure.told = true;
-    } else if (const std::vector<std::string> names = absent(); !names.empty()) {
+    failure.told = failures_.begin()->first != rank_ || store_.has({kToldKey});
+    if (failure.told) return failure;
+    store_.set(kToldKey, "");
+    if (const std::vector<std::string> names = absent(); !names.empty())
       failure.message = fmt::format("{}: {}", fmt::join(names, ", "), failure.message);
-    }
     return failure;
+  }
+
+  bool any_lost() const {
+    for (int64_t rank = 0; rank < std::ssize(ranks_); ++rank)
+      if (!failures_.contains(rank) && is_lost(info(rank), info(rank_))) return true;
+    return false;
   }
 
   /// Whether all have written something down, except for those that never will.

@@ -1,6 +1,7 @@
 // Launchers that nobody here wrote start the real program: torchrun (from `configs/setup.sh
 // --clients`, or on the PATH) and Open MPI's mpirun. Skipped where there is none.
 #include "tests/train/program_fixture.h"
+#include "train/run_directory.h"
 #include "train/state.h"
 
 namespace basin {

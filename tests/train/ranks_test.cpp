@@ -1,5 +1,6 @@
 // Several ranks of the real program: found through a launcher's variables, and stopped together.
 #include "tests/train/program_fixture.h"
+#include "train/run_directory.h"
 #include "train/state.h"
 
 namespace basin {

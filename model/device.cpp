@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
 
@@ -24,15 +25,25 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
         "{} auto takes the cpu although an NVIDIA driver is there: {}", asked_by, obstacle);
     return at::kCPU;
   }
-  const at::Device device(
-      at::kCUDA,
-      static_cast<c10::DeviceIndex>(local_rank % at::detail::getCUDAHooks().deviceCount()));
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank % cuda_devices()));
   at::globalContext().lazyInitDevice(
       at::kCUDA);  // else the first tensor would, and nothing before it could ask
   c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
   if (const std::string obstacle = cuda_kernels_obstacle(); !obstacle.empty())
     spdlog::warn("models run on LibTorch's plain ops, several times slower: {}", obstacle);
   return device;
+}
+
+int64_t cuda_devices() {
+  return at::detail::getCUDAHooks().deviceCount();
+}
+
+void use_deterministic_algorithms() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // read when cuBLAS starts
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // for debugging only, slow
+  at::globalContext().setDeterministicCuDNN(true);
+  at::globalContext().setBenchmarkCuDNN(false);
 }
 
 // NVIDIA's data sheets: dense bf16 tensor cores, SXM modules.

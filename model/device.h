@@ -19,6 +19,12 @@ inline constexpr std::string_view kEnumNames<DeviceKind>[] = {"auto", "cpu", "cu
 /// std::runtime_error saying what is missing when cuda was asked for.
 at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t local_rank = 0);
 
+/// GPUs that this process sees. Only after choose_device has given one.
+int64_t cuda_devices();
+
+/// LibTorch's operations give the same bits each time from here on, or throw. Before choose_device.
+void use_deterministic_algorithms();
+
 /// Bf16 FLOP/s without sparsity that the data sheet of the GPU promises; 0 where it is not known, as
 /// for CPUs.
 double datasheet_flops(at::Device device);

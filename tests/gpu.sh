@@ -12,10 +12,10 @@ fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
 build() {
   bash configs/setup.sh --cuda
   cmake -S . -B build -G Ninja -DBASIN_CUDA=ON >/dev/null
-  ninja -C build -j "${JOBS:-2}" --quiet basin basin_cuda basin_gpu_tests basin_gpu_kernels_tests
+  ninja -C build -j "${JOBS:-2}" --quiet basin basin_cuda basin_nccl basin_gpu_tests basin_gpu_kernels_tests
 }
 
-programs="basin libbasin_cuda.so basin_gpu_tests basin_gpu_kernels_tests"
+programs="basin libbasin_cuda.so libbasin_nccl.so basin_gpu_tests basin_gpu_kernels_tests"
 pack() {
   local to=$1 program library
   mkdir -p "$to"
@@ -39,7 +39,7 @@ step() {
 run() {
   local programs=$1 python=$2 out=${OUT:-runs/gpu}
   mkdir -p "$out"
-  export BASIN="$programs/basin" OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+  export BASIN="$programs/basin" BASIN_PROGRAM="$programs/basin" OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || fail "no NVIDIA GPU here (nvidia-smi does not answer)"
   local bench="set -o pipefail; $BASIN bench" pythia="configs/pythia-160m.yaml --device cuda --dtype bfloat16"
   step "kernels" "$programs/basin_gpu_kernels_tests" --gtest_brief=1
@@ -49,6 +49,7 @@ run() {
   step "stream" bash -c "$bench stream $pythia --cache 1024 --tokens 4194304 --repetitions 2 --warmup 1 --json | tee $out/stream.json"
   step "prefill" bash -c "$bench prefill $pythia --cache 4096 --tokens 4096 --json | tee $out/prefill.json"
   step "training" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --json | tee $out/train.json"
+  step "checkpoints" bash -c "$bench checkpoint configs/llama-60m.yaml --set model.vocab_size=32000 --set train.device=cuda --json | tee $out/checkpoint.json"
   step "training against torch.compile" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
   [ -z "$failed" ] || { printf 'gpu: failed%s\n' "$failed" >&2; exit 1; }
 }

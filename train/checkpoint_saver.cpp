@@ -72,22 +72,31 @@ void CheckpointSaver::copy(const TrainState& state) {
   at::NoGradGuard no_grad;
   run_.state = state;
   run_.optimizer_count = optimizer_.count();
-  if (parts_.empty()) {
-    for (const Optimizer::Part& part : optimizer_.parts())
-      parts_.push_back({part.begin, host_like(part.master), host_like(part.m), host_like(part.v)});
-    if (comm_.is_root())
-      weights_ = std::make_unique<Transformer>(model_.config(), model_.dtype(), at::kCPU);
-  }
+  if (parts_.empty()) make_copy();
+  if (weights_) at::Tensor(weights_->flat()).copy_(model_.flat());
   for (size_t i = 0; i < parts_.size(); ++i) {
     const Optimizer::Part& from = optimizer_.parts()[i];
-    parts_[i].master.copy_(from.master);
+    if (!masters_are_weights_) parts_[i].master.copy_(from.master);
     parts_[i].m.copy_(from.m);
     parts_[i].v.copy_(from.v);
   }
-  if (weights_) at::Tensor(weights_->flat()).copy_(model_.flat());
   report_.bytes = weights_ ? static_cast<int64_t>(weights_->flat().nbytes()) : 0;
   for (const Optimizer::Part& part : parts_)
     report_.bytes += static_cast<int64_t>(part.master.nbytes() + part.m.nbytes() + part.v.nbytes());
+}
+
+void CheckpointSaver::make_copy() {
+  if (comm_.is_root())
+    weights_ = std::make_unique<Transformer>(model_.config(), model_.dtype(), at::kCPU);
+  masters_are_weights_ = weights_ && model_.dtype() == at::kFloat;
+  for (const Optimizer::Part& part : optimizer_.parts()) {
+    parts_.push_back({part.begin,
+                      masters_are_weights_
+                          ? weights_->flat().narrow(0, part.begin, part.master.numel())
+                          : host_like(part.master),
+                      host_like(part.m),
+                      host_like(part.v)});
+  }
 }
 
 /// In a thread of its own, on ranks that have something to do.

@@ -71,6 +71,7 @@ class CheckpointSaver {
   enum class Phase { kIdle, kWriting, kPublishing };
 
   void copy(const TrainState& state);
+  void make_copy();
   void write_files();
   void publish() const;
   void collect_entries();
@@ -89,6 +90,7 @@ class CheckpointSaver {
   // The copy: on the CPU, of the same layout as what it was taken from
   std::unique_ptr<Transformer> weights_;  // rank 0
   std::vector<Optimizer::Part> parts_;
+  bool masters_are_weights_ = false;  // of the copy, as of an fp32 model
   std::filesystem::path aside_;
 
   ManifestEntry shard_entry_;  // of this rank's shard

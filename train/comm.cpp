@@ -4,6 +4,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <chrono>
@@ -14,6 +15,8 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "train/comm_nccl.h"
 
 namespace basin {
 namespace {
@@ -66,89 +69,120 @@ void communicate(int64_t rank, const char* what, Body&& body) {
   }
 }
 
-class GlooComm : public Comm {
+/// Gloo between all ranks, for what lies on the host; NCCL beside it, where there is a group of it,
+/// for what lies on GPUs.
+class GroupComm : public Comm {
  public:
-  explicit GlooComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> group) : group_(std::move(group)) {}
+  GroupComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo, c10::intrusive_ptr<c10d::Backend> nccl)
+      : gloo_(std::move(gloo)), nccl_(std::move(nccl)) {}
   /// A group with a collective that did not end is left to the end of the process: its destructor
   /// would wait for dead peers.
-  ~GlooComm() override {
-    if (under_way_ != 0) group_.release();
+  ~GroupComm() override {
+    if (under_way_ != 0) {
+      gloo_.release();
+      nccl_.release();
+    } else if (nccl_) {
+      nccl_->shutdown();
+    }
   }
-  int64_t rank() const override { return group_->getRank(); }
-  int64_t size() const override { return group_->getSize(); }
+  int64_t rank() const override { return gloo_->getRank(); }
+  int64_t size() const override { return gloo_->getSize(); }
 
   std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
-    std::vector<at::Tensor> host = {tensor.cpu()};
-    return start("all-reduce", host[0], tensor, [&] {
-      return group_->allreduce(host, c10d::AllreduceOptions());
+    std::vector<at::Tensor> used = {is_staged(tensor) ? tensor.cpu() : tensor};
+    return start("all-reduce", used[0], tensor, [&] {
+      return group(used[0]).allreduce(used, c10d::AllreduceOptions());
     });
   }
   std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
                                                     const at::Tensor& to) override {
-    at::Tensor host_from = from.cpu(), host = on_host(to);
-    return start("reduce-scatter", host, to, [&] {
-      return group_->_reduce_scatter_base(host, host_from, c10d::ReduceScatterOptions());
+    at::Tensor used_from = is_staged(from) ? from.cpu() : from, used = place_for(to);
+    return start("reduce-scatter", used, to, [&] {
+      return group(used)._reduce_scatter_base(used, used_from, c10d::ReduceScatterOptions());
     });
   }
   std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
-    at::Tensor host_from = from.cpu(), host = on_host(to);
-    return start("all-gather", host, to, [&] {
-      return group_->_allgather_base(host, host_from, c10d::AllgatherOptions());
+    at::Tensor used_from = is_staged(from) ? from.cpu() : from, used = place_for(to);
+    return start("all-gather", used, to, [&] {
+      return group(used)._allgather_base(used, used_from, c10d::AllgatherOptions());
     });
   }
   void broadcast(at::Tensor& tensor, int64_t root) override {
-    std::vector<at::Tensor> host = {tensor.cpu()};
+    std::vector<at::Tensor> used = {is_staged(tensor) ? tensor.cpu() : tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    start("broadcast", host[0], tensor, [&] { return group_->broadcast(host, options); })->wait();
+    start("broadcast", used[0], tensor, [&] {
+      return group(used[0]).broadcast(used, options);
+    })->wait();
   }
   void barrier() override {
-    start("barrier", {}, {}, [&] { return group_->barrier(); })->wait();
+    start("barrier", {}, {}, [&] { return gloo_->barrier(); })->wait();
   }
   double waited_s() const override { return waited_s_; }
 
  private:
   class Started : public Pending {
    public:
-    Started(GlooComm& comm, const char* what, at::Tensor host, at::Tensor target)
-        : comm_(comm), what_(what), host_(std::move(host)), target_(std::move(target)) {}
+    Started(GroupComm& comm, const char* what, at::Tensor used, at::Tensor target)
+        : comm_(comm), what_(what), used_(std::move(used)), target_(std::move(target)) {}
     void wait() override {
       const auto began = std::chrono::steady_clock::now();
       communicate(comm_.rank(), what_, [&] { work->wait(); });
       --comm_.under_way_;
-      if (target_.defined() && !target_.is_cpu()) target_.copy_(host_);
+      if (!target_.is_same(used_)) target_.copy_(used_);
       comm_.waited_s_ +=
           std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
     }
     c10::intrusive_ptr<c10d::Work> work;
 
    private:
-    GlooComm& comm_;
+    GroupComm& comm_;
     const char* what_;
-    at::Tensor host_, target_;
+    at::Tensor used_, target_;  // the latter gets a copy where they differ
   };
 
-  /// Gloo works on host memory: a tensor elsewhere has a copy there, which is copied back at the
-  /// end.
-  static at::Tensor on_host(const at::Tensor& t) {
-    return t.is_cpu() ? t : at::empty_like(t, at::kCPU);
+  /// Whether it goes through a copy on the host.
+  bool is_staged(const at::Tensor& t) const { return t.is_cuda() && !nccl_; }
+  at::Tensor place_for(const at::Tensor& t) const {
+    return is_staged(t) ? at::empty_like(t, at::kCPU) : t;
   }
+  c10d::Backend& group(const at::Tensor& used) const { return used.is_cuda() ? *nccl_ : *gloo_; }
 
   template <class Collective>
   std::unique_ptr<Pending> start(const char* what,
-                                 at::Tensor host,
+                                 at::Tensor used,
                                  at::Tensor target,
                                  Collective&& collective) {
-    auto started = std::make_unique<Started>(*this, what, std::move(host), std::move(target));
+    auto started = std::make_unique<Started>(*this, what, std::move(used), std::move(target));
     ++under_way_;
     communicate(rank(), what, [&] { started->work = collective(); });
     return started;
   }
 
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo_;
+  c10::intrusive_ptr<c10d::Backend> nccl_;  // or null
   int64_t under_way_ = 0;
   double waited_s_ = 0;
 };
+
+/// libbasin_nccl.so lies beside the program.
+c10::intrusive_ptr<c10d::Backend> make_nccl(const Rendezvous& rendezvous,
+                                            const c10::intrusive_ptr<c10d::Store>& store) {
+  void* library = dlopen("libbasin_nccl.so", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    throw std::runtime_error(fmt::format(
+        "train.distributed.backend nccl: this build has no NCCL ({}): build where there "
+        "are a CUDA toolkit and nccl.h, or use gloo",
+        dlerror()));
+  }
+  const auto make = reinterpret_cast<decltype(&basin_make_nccl)>(dlsym(library, "basin_make_nccl"));
+  return c10::intrusive_ptr<c10d::Backend>::reclaim(
+      make(store,
+           {.rank = static_cast<int>(rendezvous.rank),
+            .size = static_cast<int>(rendezvous.size),
+            .device = *rendezvous.nccl_device,
+            .timeout = rendezvous.collective_timeout}));
+}
 
 /// A store of c10d's.
 class C10dStore : public KeyStore {
@@ -177,8 +211,8 @@ class C10dStore : public KeyStore {
 
 c10::intrusive_ptr<c10d::Store> open_c10d_store(const Rendezvous& rendezvous) {
   if (!rendezvous.file.empty()) {
-    const auto store = c10::make_intrusive<c10d::FileStore>(rendezvous.file,
-                                                            static_cast<int>(rendezvous.size));
+    const auto store =
+        c10::make_intrusive<c10d::FileStore>(rendezvous.file, static_cast<int>(rendezvous.size));
     // Never destroyed: its destructor would make the file anew when another rank has removed it.
     c10::raw::intrusive_ptr::incref(store.get());
     return store;
@@ -239,30 +273,34 @@ std::unique_ptr<KeyStore> open_store(const Rendezvous& rendezvous) {
           ? fmt::format("meeting the other ranks at {}:{}", rendezvous.host, rendezvous.port)
           : fmt::format("meeting the other ranks in {}", rendezvous.file);
   communicate(rendezvous.rank, where.c_str(), [&] {
-    store = std::make_unique<C10dStore>(
-        c10::make_intrusive<c10d::PrefixStore>("basin/" + rendezvous.attempt,
-                                               open_c10d_store(rendezvous)),
-        rendezvous.rank);
+    store =
+        std::make_unique<C10dStore>(c10::make_intrusive<c10d::PrefixStore>(
+                                        "basin/" + rendezvous.attempt, open_c10d_store(rendezvous)),
+                                    rendezvous.rank);
   });
   return store;
 }
 
-std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous, KeyStore& store) {
-  std::unique_ptr<Comm> comm;
+std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous, KeyStore& store) {
+  const c10::intrusive_ptr<c10d::Store> shared = dynamic_cast<C10dStore&>(store).store();
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   communicate(rendezvous.rank, "connecting to the other ranks", [&] {
-    auto gloo = c10d::ProcessGroupGloo::Options::create(rendezvous.collective_timeout);
-    gloo->devices.push_back(network_device(rendezvous.single_node));
-    comm = std::make_unique<GlooComm>(c10::make_intrusive<c10d::ProcessGroupGloo>(
-        c10::make_intrusive<c10d::PrefixStore>("gloo", dynamic_cast<C10dStore&>(store).store()),
+    auto options = c10d::ProcessGroupGloo::Options::create(rendezvous.collective_timeout);
+    options->devices.push_back(network_device(rendezvous.single_node));
+    gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>("gloo", shared),
         static_cast<int>(rendezvous.rank),
         static_cast<int>(rendezvous.size),
-        gloo));
+        options);
   });
-  return comm;
+  c10::intrusive_ptr<c10d::Backend> nccl;
+  if (rendezvous.nccl_device)
+    nccl = make_nccl(rendezvous, c10::make_intrusive<c10d::PrefixStore>("nccl", shared));
+  return std::make_unique<GroupComm>(std::move(gloo), std::move(nccl));
 }
 
-std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous) {
-  return make_gloo_comm(rendezvous, *open_store(rendezvous));
+std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous) {
+  return make_group_comm(rendezvous, *open_store(rendezvous));
 }
 
 }  // namespace basin

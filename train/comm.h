@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -67,11 +68,12 @@ struct Rendezvous {
   int64_t rank = 0, size = 1;
   std::string host = "127.0.0.1";
   uint16_t port = 29500;
-  bool serve = false;       // this rank runs the store that the others connect to
-  int listening_fd = -1;    // bound socket to serve on, from our own launcher; -1: bind `port`
-  bool single_node = true;  // talk over the loopback device only
-  std::string attempt = "0";      // tells apart groups that meet in one store
-  std::string file{};             // meet in this file instead of at host and port; empty: no
+  bool serve = false;         // this rank runs the store that the others connect to
+  int listening_fd = -1;      // bound socket to serve on, from our own launcher; -1: bind `port`
+  bool single_node = true;    // talk over the loopback device only
+  std::string attempt = "0";  // tells apart groups that meet in one store
+  std::string file{};         // meet in this file instead of at host and port; empty: no
+  std::optional<int> nccl_device{};  // index of the GPU on which this rank uses NCCL
   std::chrono::milliseconds meeting_timeout{5 * 60'000};      // for the others to come
   std::chrono::milliseconds collective_timeout{10 * 60'000};  // for one operation of the group
 };
@@ -80,10 +82,11 @@ struct Rendezvous {
 /// reached within meeting_timeout.
 std::unique_ptr<KeyStore> open_store(const Rendezvous& rendezvous);
 
-/// Gloo between processes that met in `store`, one of open_store. Blocks until all ranks are there,
-/// throws CommError otherwise.
-std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous, KeyStore& store);
+/// Gloo between processes that met in `store`, one of open_store, and NCCL between their GPUs where
+/// nccl_device says so. Blocks until all ranks are there. Throws CommError otherwise,
+/// std::runtime_error where this build has no NCCL.
+std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous, KeyStore& store);
 /// The same in a store of its own.
-std::unique_ptr<Comm> make_gloo_comm(const Rendezvous& rendezvous);
+std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous);
 
 }  // namespace basin

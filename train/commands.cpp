@@ -42,7 +42,7 @@ constexpr double kLongestMeeting = 5 * 60;   // seconds
 constexpr std::chrono::seconds kShortMeeting{5};
 
 /// Two lines before the first step.
-void print_summary(const RunConfig& config, const Comm& comm, const std::string& ranks, at::Device device) {
+void print_summary(const RunConfig& config, const Plan& plan, const std::string& ranks, at::Device device) {
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
@@ -50,7 +50,18 @@ void print_summary(const RunConfig& config, const Comm& comm, const std::string&
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
                format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
                datasheet_flops(device) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for this {}", c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
-  spdlog::info("{} (basin plan has more)", memory_summary(make_plan(config, {.cuda = device.is_cuda(), .ranks = comm.size()}).memory));
+  spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
+}
+
+/// The GPU on which a rank uses NCCL, if it is to: NCCL wants a device of its own for each.
+std::optional<int> nccl_device(CommBackend backend, at::Device device, int64_t ranks_here) {
+  if (backend == CommBackend::kNccl && !device.is_cuda())
+    throw std::invalid_argument(fmt::format("train.distributed.backend nccl: NCCL connects GPUs, and train.device is {}: use gloo", device.str()));
+  const bool shared = device.is_cuda() && ranks_here > cuda_devices();
+  if (backend == CommBackend::kNccl && shared)
+    throw std::invalid_argument(fmt::format("train.distributed.backend nccl: {} ranks on {} GPU(s), and NCCL wants one for each: start fewer ranks, or use gloo", ranks_here, cuda_devices()));
+  const bool wanted = backend == CommBackend::kNccl || (backend == CommBackend::kAuto && device.is_cuda() && !shared);
+  return wanted ? std::optional<int>(device.index()) : std::nullopt;
 }
 
 /// Meets the other ranks, if there are any.
@@ -72,10 +83,12 @@ int train_rank(RunConfig config, const TrainOptions& options) {
   std::unique_ptr<Trainer> trainer;
   try {
     match_model_to_data(config);
+    if (config.train.deterministic) use_deterministic_algorithms();
     const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
     meeting.compare(to_yaml(config), xxh3_hex_of_file("/proc/self/exe"));
-    comm = meeting.connect();
-    if (comm->is_root()) print_summary(config, *comm, meeting.description(), device);
+    comm = meeting.connect(nccl_device(config.train.distributed.backend, device, placement.local_size));
+    const Plan plan = make_plan(config, {.cuda = device.is_cuda(), .ranks = comm->size()});   // on all ranks: they refuse alike
+    if (comm->is_root()) print_summary(config, plan, meeting.description(), device);
     trainer = std::make_unique<Trainer>(config, *comm, device);
     const Trainer::Outcome outcome = trainer->run();
     comm->barrier();   // no rank leaves while another still talks to it
@@ -138,6 +151,7 @@ void add_train(CLI::App& app, int& status) {
   CLI::Option* nproc = verb->add_option("--nproc", options->nproc, "start this many ranks on this machine (data parallel)")->check(CLI::Range(1, 1024));
   verb->add_option("--launcher", options->placement.launcher, "believe this launcher's variables, if several have left some; none: a single process")->check(CLI::IsMember(launcher_words()))->excludes(nproc);
   verb->add_option("--rdzv-file", options->placement.rendezvous_file, "ranks meet in this file, which does not exist yet, on a file system that they share: for launchers that give no address")->excludes(nproc);
+  verb->add_flag_callback("--deterministic", [options] { options->overrides.emplace_back("train.deterministic=true"); }, "the same as --set train.deterministic=true");
   verb->add_flag("--print-config", options->print_config, "print the effective configuration, every default written out, and exit");
   verb->add_flag("--reference", options->reference, "print every key with type, default and range as a Markdown table, and exit");
   verb->footer(

@@ -140,8 +140,13 @@ struct ValidationConfig {
   }
 };
 
+enum class CommBackend { kAuto, kGloo, kNccl };
+template <>
+inline constexpr std::string_view kEnumNames<CommBackend>[] = {"auto", "gloo", "nccl"};
+
 /// How ranks share the work.
 struct DistributedConfig {
+  CommBackend backend = CommBackend::kAuto;
   bool shard_optimizer = false;
   Precision reduce_dtype = Precision::kFp32;
   double bucket_mib = 25;
@@ -149,6 +154,10 @@ struct DistributedConfig {
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
+    visit("backend",
+          self.backend,
+          Field{.doc = "auto (nccl where each rank has a GPU of its own, else gloo), gloo (through "
+                       "host memory) or nccl"});
     visit(
         "shard_optimizer",
         self.shard_optimizer,

@@ -266,8 +266,11 @@ void Meeting::compare(const std::string& configuration, const std::string& build
   store_->set(kComparedKey, "");
 }
 
-std::unique_ptr<Comm> Meeting::connect() const {
-  return size() == 1 ? make_single_comm() : make_gloo_comm(placement_.rendezvous, *store_);
+std::unique_ptr<Comm> Meeting::connect(std::optional<int> nccl_device) const {
+  if (size() == 1) return make_single_comm();
+  Rendezvous rendezvous = placement_.rendezvous;
+  rendezvous.nccl_device = nccl_device;
+  return make_group_comm(rendezvous, *store_);
 }
 
 Failure Meeting::settle(Failure failure) const {

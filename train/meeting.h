@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,9 @@ class Meeting {
   /// rank with another configuration (YAML) or another build, and the keys.
   void compare(const std::string& configuration, const std::string& build) const;
 
-  /// The group of the ranks. Collectives wait as long as placement().rendezvous says.
-  std::unique_ptr<Comm> connect() const;
+  /// The group of the ranks, with NCCL on this rank's GPU where one is given. Collectives wait as
+  /// long as placement().rendezvous says.
+  std::unique_ptr<Comm> connect(std::optional<int> nccl_device) const;
 
   /// What this rank should end with after `failure`: tells the others, and leaves the message to
   /// one of the ranks that have it. That one names the ranks that are gone or do not answer. Takes

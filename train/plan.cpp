@@ -42,6 +42,8 @@ PlanMemory plan_memory(const RunConfig& config, const PlanMachine& machine, int6
   PlanMemory memory;
   memory.weights = block(flat * (bf16 ? 2 : 4));
   memory.gradients = block(flat * 4);
+  if (machine.ranks > 1 && config.train.distributed.reduce_dtype == Precision::kBf16)
+    memory.gradients += block(flat * 2);  // as they travel
   memory.master = bf16 ? block(owned * 4) : 0;  // fp32 weights are their own masters
   memory.moments = 2 * block(owned * 4);
   memory.batch = block(rank_batch(config, machine.ranks) * (config.data.sequence_length + 1) * 8) +
@@ -60,7 +62,8 @@ struct Traffic {
 Traffic step_traffic(const RunConfig& config, int64_t ranks) {
   const double share = static_cast<double>(ranks - 1) / static_cast<double>(ranks),
                elements = static_cast<double>(flat_elements(config.model));
-  const double gradients = share * 4 * elements;
+  const double bytes = config.train.distributed.reduce_dtype == Precision::kBf16 ? 2 : 4,
+               gradients = share * bytes * elements;
   if (!config.train.distributed.shard_optimizer) return {2 * gradients, 0};
   return {gradients, share * (config.train.precision == Precision::kBf16 ? 2 : 4) * elements};
 }

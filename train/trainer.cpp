@@ -35,21 +35,19 @@ double available_bytes() {
   return std::numeric_limits<double>::max();
 }
 
-/// `config`, unless its model alone is more than this machine holds: LibTorch's allocator would end
+/// `config`, unless a step takes more than this machine has left: LibTorch's allocator would end
 /// the program.
 const RunConfig& fits_into_memory(const RunConfig& config, const Comm& comm, at::Device device) {
   if (!device.is_cpu()) return config;
-  const double bytes = config.train.precision == Precision::kBf16 ? 4 * 4 + 2 : 4 * 4,
-               needed = bytes * static_cast<double>(count_parameters(config.model)),
-               available = available_bytes();
+  const PlanMemory memory = make_plan(config, {.ranks = comm.size()}).memory;
+  const double needed = static_cast<double>(memory.step_total()), available = available_bytes();
   if (needed > available)
     throw std::runtime_error(
-        fmt::format("weights, gradient and AdamW's moments of this model take {} on each of {} "
-                    "rank(s), this machine has {} left: lower model.hidden_size, "
-                    "model.num_hidden_layers or model.vocab_size",
-                    format_bytes(needed),
-                    comm.size(),
-                    format_bytes(available)));
+        fmt::format("{}, and this machine has {} left: 'basin plan CONFIG --memory {:.0f}GiB' says "
+                    "what to turn",
+                    memory_summary(memory),
+                    format_bytes(available),
+                    std::max(1.0, available / (1 << 30))));
   return config;
 }
 
@@ -100,7 +98,8 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                comm.rank(),
                comm.size(),
                static_cast<uint64_t>(config.train.seed)}) {
-  micro_batch_ = choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
+  micro_batch_ =
+      choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())
     validation_.emplace(config.data, config.train.validation.tokens);
   model_ = std::make_unique<Transformer>(config.model, dtype_of(config.train.precision), device);

@@ -38,7 +38,7 @@ void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
     }
     try {
       const auto comm =
-          make_gloo_comm({.rank = rank, .size = size, .port = port, .serve = rank == 0});
+          make_group_comm({.rank = rank, .size = size, .port = port, .serve = rank == 0});
       body(*comm);
     } catch (const std::exception& error) {
       ADD_FAILURE() << "rank " << rank << ": " << error.what();

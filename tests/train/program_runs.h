@@ -22,11 +22,16 @@ class RunsTest : public TrainTest {
             const std::string& environment = "") {
     return shell(command(config, arguments, environment));
   }
+  /// Where the tests have been carried to another machine, the environment says where it is.
+  static std::string program() {
+    const char* carried = std::getenv("BASIN_PROGRAM");
+    return carried ? carried : BASIN_PROGRAM;
+  }
   std::string command(const RunConfig& config,
                       const std::string& arguments,
                       const std::string& environment) const {
     write_file(root_ / "run.yaml", to_yaml(config));
-    return environment + " " BASIN_PROGRAM " train '" + (root_ / "run.yaml").string() + "' " +
+    return environment + " " + program() + " train '" + (root_ / "run.yaml").string() + "' " +
            arguments + " >'" + (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'";
   }
   static int shell(const std::string& line) {

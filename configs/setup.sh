@@ -2,7 +2,7 @@
 # Installs what is missing to build Basin on Debian or Ubuntu: Debian packages, and LibTorch unpacked from its PyPI wheel into .deps/.
 # The only list of dependency versions. Idempotent: with everything in place it does nothing, in under a second.
 #   bash configs/setup.sh            CPU build and tests
-#   bash configs/setup.sh --tests    also the launcher that tests start and nothing else needs (Open MPI, 7 MB); without root it is left out
+#   bash configs/setup.sh --tests    also what only tests use: Open MPI (7 MB; left out without root) and TensorBoard in .deps/tests (180 MB)
 #   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
 #   bash configs/setup.sh --clients  also what Basin is compared with: PyTorch and others in .deps/clients (5 GB), llama.cpp in .deps/llama.cpp
 # Without root it prints the apt line to run and stops with 1.
@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 apt_packages=(g++ cmake ninja-build ccache python3-pip unzip ca-certificates
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
   libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libgtest-dev libgmock-dev)
-test_packages=(openmpi-bin)   # what --tests adds
+test_packages=(openmpi-bin python3-venv)   # what --tests adds
+test_clients=(tensorboard==2.20.0)
 
 torch_version=2.11.0
 torch_root=.deps/torch-$torch_version
@@ -44,12 +45,12 @@ cuda_wheels=(
 clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6)
 llama_cpp="llama-cpp-python==0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
-with_clients= with_cuda=
+with_clients= with_cuda= with_tests=
 for argument in "$@"; do
   case "$argument" in
     --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
     --cuda) with_cuda=yes ;;
-    --tests) [ "$(id -u)" -ne 0 ] || apt_packages+=("${test_packages[@]}") ;;
+    --tests) with_tests=yes; [ "$(id -u)" -ne 0 ] || apt_packages+=("${test_packages[@]}") ;;
     *) printf 'setup: error: takes --tests, --cuda, --clients or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
   esac
 done
@@ -127,14 +128,15 @@ install_cuda() {
   rm -rf .deps/downloads
 }
 
-install_clients() {
-  local venv=.deps/clients
-  [ "$(cat $venv/.complete 2>/dev/null)" = "${clients[*]}" ] && return 0
-  say "installing ${clients[*]} into $venv: some minutes, 5 GB"
-  rm -rf $venv
-  python3 -m venv $venv
-  $venv/bin/python -m pip install --quiet --disable-pip-version-check "${clients[@]}" || fail "pip failed: its message is above"
-  printf '%s\n' "${clients[*]}" >$venv/.complete
+# install_venv FOLDER SIZE PACKAGE...
+install_venv() {
+  local venv=$1 size=$2; shift 2
+  [ "$(cat "$venv/.complete" 2>/dev/null)" = "$*" ] && return 0
+  say "installing $* into $venv: $size"
+  rm -rf "$venv"
+  python3 -m venv "$venv" || fail "python3 -m venv failed: install python3-venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || fail "pip failed: its message is above"
+  printf '%s\n' "$*" >"$venv/.complete"
 }
 
 install_llama_cpp() {
@@ -159,8 +161,9 @@ install_llama_cpp() {
 install_packages
 install_libtorch
 [ -z "$with_cuda" ] || install_cuda
+[ -z "$with_tests" ] || install_venv .deps/tests '180 MB' "${test_clients[@]}"
 if [ -n "$with_clients" ]; then
-  install_clients
+  install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
   install_llama_cpp
 fi
 elapsed=$((SECONDS - started))

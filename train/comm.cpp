@@ -227,10 +227,10 @@ c10::intrusive_ptr<c10d::Store> open_c10d_store(const Rendezvous& rendezvous) {
 }
 
 std::shared_ptr<gloo::transport::Device> network_device(bool single_node) {
+  if (single_node) return c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-  if (interface && *interface) return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
-  return single_node ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
-                     : c10d::ProcessGroupGloo::createDefaultDevice();
+  return interface && *interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                                 : c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
 }  // namespace
@@ -288,14 +288,15 @@ std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous, KeyStore& st
     auto options = c10d::ProcessGroupGloo::Options::create(rendezvous.collective_timeout);
     options->devices.push_back(network_device(rendezvous.single_node));
     gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
-        c10::make_intrusive<c10d::PrefixStore>("gloo", shared),
+        c10::make_intrusive<c10d::PrefixStore>("gloo/" + rendezvous.group, shared),
         static_cast<int>(rendezvous.rank),
         static_cast<int>(rendezvous.size),
         options);
   });
   c10::intrusive_ptr<c10d::Backend> nccl;
   if (rendezvous.nccl_device)
-    nccl = make_nccl(rendezvous, c10::make_intrusive<c10d::PrefixStore>("nccl", shared));
+    nccl = make_nccl(rendezvous,
+                     c10::make_intrusive<c10d::PrefixStore>("nccl/" + rendezvous.group, shared));
   return std::make_unique<GroupComm>(std::move(gloo), std::move(nccl));
 }
 

@@ -68,11 +68,12 @@ struct Rendezvous {
   int64_t rank = 0, size = 1;
   std::string host = "127.0.0.1";
   uint16_t port = 29500;
-  bool serve = false;         // this rank runs the store that the others connect to
-  int listening_fd = -1;      // bound socket to serve on, from our own launcher; -1: bind `port`
-  bool single_node = true;    // talk over the loopback device only
-  std::string attempt = "0";  // tells apart groups that meet in one store
-  std::string file{};         // meet in this file instead of at host and port; empty: no
+  bool serve = false;           // this rank runs the store that the others connect to
+  int listening_fd = -1;        // bound socket to serve on, from our own launcher; -1: bind `port`
+  bool single_node = true;      // talk over the loopback device only
+  std::string attempt = "0";    // tells apart groups that meet in one store
+  std::string file{};           // meet in this file instead of at host and port; empty: no
+  std::string group = "world";  // tells apart groups of one store and attempt
   std::optional<int> nccl_device{};  // index of the GPU on which this rank uses NCCL
   std::chrono::milliseconds meeting_timeout{5 * 60'000};      // for the others to come
   std::chrono::milliseconds collective_timeout{10 * 60'000};  // for one operation of the group

@@ -86,7 +86,7 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     if (config.train.deterministic) use_deterministic_algorithms();
     const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
     meeting.compare(to_yaml(config), xxh3_hex_of_file("/proc/self/exe"));
-    comm = meeting.connect(nccl_device(config.train.distributed.backend, device, placement.local_size));
+    comm = meeting.connect({.nccl_device = nccl_device(config.train.distributed.backend, device, placement.local_size), .two_level = config.train.distributed.two_level});
     const Plan plan = make_plan(config, {.cuda = device.is_cuda(), .ranks = comm->size()});   // on all ranks: they refuse alike
     if (comm->is_root()) print_summary(config, plan, meeting.description(), device);
     trainer = std::make_unique<Trainer>(config, *comm, device);

@@ -150,6 +150,7 @@ struct DistributedConfig {
   bool shard_optimizer = false;
   Precision reduce_dtype = Precision::kFp32;
   double bucket_mib = 25;
+  bool two_level = true;
   std::string timeout = "10m";
 
   template <class Self, class Visitor>
@@ -172,6 +173,10 @@ struct DistributedConfig {
           Field{.doc = "fp32 gradients that are sent together while backward goes on, MiB",
                 .min = 0.001,
                 .max = 65536});
+    visit("two_level",
+          self.two_level,
+          Field{.doc = "gloo on several machines with as many ranks each: add up inside a machine, "
+                       "then between machines (nccl does it by itself)"});
     visit("timeout",
           self.timeout,
           Field{.doc = "how long ranks wait for each other in one operation, like 10m, before the "

@@ -20,6 +20,7 @@
 #include "configs/yaml_config.h"
 #include "train/parting.h"
 #include "train/sockets.h"
+#include "train/two_level_comm.h"
 
 namespace basin {
 namespace {
@@ -266,11 +267,40 @@ void Meeting::compare(const std::string& configuration, const std::string& build
   store_->set(kComparedKey, "");
 }
 
-std::unique_ptr<Comm> Meeting::connect(std::optional<int> nccl_device) const {
+std::unique_ptr<Comm> Meeting::connect(const Connection& how) const {
   if (size() == 1) return make_single_comm();
-  Rendezvous rendezvous = placement_.rendezvous;
-  rendezvous.nccl_device = nccl_device;
-  return make_group_comm(rendezvous, *store_);
+  Rendezvous world = placement_.rendezvous;
+  world.nccl_device = how.nccl_device;
+  std::unique_ptr<Comm> all = make_group_comm(world, *store_);
+  const int64_t inside = ranks_per_machine();
+  // NCCL sees by itself which links are fast.
+  if (!how.two_level || how.nccl_device || inside < 2 || inside == size()) return all;
+  Rendezvous machine = world, across = world;
+  machine.group = fmt::format("machine {}", rank() / inside);
+  machine.rank = rank() % inside;
+  machine.size = inside;
+  machine.single_node = true;
+  across.group = fmt::format("across {}", rank() % inside);
+  across.rank = rank() / inside;
+  across.size = size() / inside;
+  std::unique_ptr<Comm> of_machine = make_group_comm(machine, *store_);
+  return make_two_level_comm(
+      std::move(all), std::move(of_machine), make_group_comm(across, *store_));
+}
+
+/// 0 unless all machines have as many, and each has its ranks in a row.
+int64_t Meeting::ranks_per_machine() const {
+  int64_t n = 0;
+  while (n < size() && ranks_[static_cast<size_t>(n)].machine == ranks_[0].machine) ++n;
+  if (size() % n != 0) return 0;
+  std::set<std::string> machines;
+  for (int64_t r = 0; r < size(); ++r) {
+    const RankInfo &of = ranks_[static_cast<size_t>(r)],
+                   &first = ranks_[static_cast<size_t>(r / n * n)];
+    if (of.machine != first.machine) return 0;
+    machines.insert(of.machine);
+  }
+  return std::ssize(machines) == size() / n ? n : 0;
 }
 
 Failure Meeting::settle(Failure failure) const {

@@ -23,6 +23,12 @@ struct RankInfo {
   std::string cores;  // equal where the same cores may be used
 };
 
+/// How ranks talk once they have met.
+struct Connection {
+  std::optional<int> nccl_device = {};  // this rank's GPU, where they use NCCL
+  bool two_level = true;                // Gloo: inside machines first, then between them
+};
+
 class Meeting {
  public:
   /// Blocks until all ranks have come; a single process has met already. Throws std::runtime_error
@@ -41,9 +47,8 @@ class Meeting {
   /// rank with another configuration (YAML) or another build, and the keys.
   void compare(const std::string& configuration, const std::string& build) const;
 
-  /// The group of the ranks, with NCCL on this rank's GPU where one is given. Collectives wait as
-  /// long as placement().rendezvous says.
-  std::unique_ptr<Comm> connect(std::optional<int> nccl_device) const;
+  /// The group of the ranks. Collectives wait as long as placement().rendezvous says.
+  std::unique_ptr<Comm> connect(const Connection& how) const;
 
   /// What this rank should end with after `failure`: tells the others, and leaves the message to
   /// one of the ranks that have it. That one names the ranks that are gone or do not answer. Takes
@@ -60,6 +65,7 @@ class Meeting {
   void meet(std::chrono::milliseconds timeout);
   int64_t rank() const { return placement_.rendezvous.rank; }
   int64_t size() const { return placement_.rendezvous.size; }
+  int64_t ranks_per_machine() const;
 
   Placement placement_;
   MeetingFile file_;

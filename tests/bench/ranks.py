@@ -3,7 +3,7 @@
 
   ranks.py scaling   tokens/s of 2 ranks with a thread each against 1 rank with 2, at 1, 10 and 60 million parameters
   ranks.py nodes     two "nodes" (network namespaces, a core each) over links of limited rate: what overlapping the
-                     reduction with backward hides. Needs root and iproute2; adds a delay where the kernel has netem.
+                     reduction with backward hides, and what adding up inside a node first saves. Needs root and iproute2; adds a delay where the kernel has netem.
 """
 import json
 import os
@@ -145,25 +145,34 @@ class Nodes:
         return summary(directory)
 
 
+def compare(pair, values, variants, scratch, local):
+    """Speed and share of waiting of each variant, medians of three rounds in turn."""
+    results = {name: [] for name in variants}
+    for _ in range(3):
+        for name, more in variants.items():
+            results[name].append(pair.run(values | more, scratch, local))
+    check_losses([r[2] for found in results.values() for r in found], "nodes")
+    return [(statistics.median(r[0] for r in found), statistics.median(r[1] for r in found)) for found in results.values()]
+
+
 def nodes(scratch):
     values = settings("10 M") | {"train.global_batch": 8, "train.steps": 9}
-    variants = {"buckets of 4 MiB, sent during backward": {"train.distributed.bucket_mib": 4},
-                "all at the end of backward": {"train.distributed.bucket_mib": 65536}}
-    print("| link | " + " | ".join(f"{name}: tokens/s | waiting" for name in variants) + " | ratio |")
-    print("|---|" + "---:|" * (2 * len(variants) + 1))
+    studies = {
+        1: {"buckets of 4 MiB, sent during backward": {"train.distributed.bucket_mib": 4},
+            "all at the end of backward": {"train.distributed.bucket_mib": 65536}},
+        2: {"inside the node first": {"train.distributed.bucket_mib": 4},
+            "one ring over all": {"train.distributed.bucket_mib": 4, "train.distributed.two_level": "false"}},
+    }
     with Nodes() as pair:
-        for mbit, delay_ms in ((0, 0), (2000, 1), (1000, 1), (500, 1)):
-            delay = pair.limit(mbit, delay_ms)
-            results = {name: [] for name in variants}
-            for _ in range(3):  # in turn
-                for name, more in variants.items():
-                    results[name].append(pair.run(values | more, scratch, 1))
-            check_losses([r[2] for found in results.values() for r in found], f"{mbit} Mbit/s")
-            speed = [statistics.median(r[0] for r in found) for found in results.values()]
-            waiting = [statistics.median(r[1] for r in found) for found in results.values()]
-            link = f"{mbit} Mbit/s" + (f", {delay} ms" if delay else "") if mbit else "not limited"
-            cells = [f"{s:.0f} | {100 * w:.0f} %" for s, w in zip(speed, waiting)]
-            print(f"| {link} | " + " | ".join(cells) + f" | {speed[0] / speed[1]:.2f} |", flush=True)
+        for local, variants in studies.items():
+            print(f"\n| 2 nodes x {local} rank(s), link | " + " | ".join(f"{name}: tokens/s | waiting" for name in variants) + " | ratio |")
+            print("|---|" + "---:|" * (2 * len(variants) + 1))
+            for mbit, delay_ms in ((0, 0), (1000, 1), (500, 1)):
+                delay = pair.limit(mbit, delay_ms)
+                found = compare(pair, values, variants, scratch, local)
+                link = f"{mbit} Mbit/s" + (f", {delay} ms" if delay else "") if mbit else "not limited"
+                cells = [f"{speed:.0f} | {100 * waiting:.0f} %" for speed, waiting in found]
+                print(f"| {link} | " + " | ".join(cells) + f" | {found[0][0] / found[1][0]:.2f} |", flush=True)
 
 
 def main():

@@ -9,7 +9,10 @@
 
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <vector>
+
+#include "train/two_level_comm.h"
 
 namespace basin {
 namespace {
@@ -26,9 +29,9 @@ uint16_t free_port() {
   return ntohs(address.sin_port);
 }
 
-/// Runs `body(comm)` as every rank of a Gloo group, a process each: c10d's flight recorder is not
-/// made for several groups in one. Each rank's expectations have to hold.
-void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
+/// Runs `body(rank, port)` as every rank, a process each: c10d's flight recorder is not made for
+/// several ranks in one. Each rank's expectations have to hold.
+void as_processes(int64_t size, const std::function<void(int64_t rank, uint16_t port)>& body) {
   const uint16_t port = free_port();
   std::vector<pid_t> children;
   for (int64_t rank = 0; rank < size; ++rank) {
@@ -37,9 +40,7 @@ void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
       continue;
     }
     try {
-      const auto comm =
-          make_group_comm({.rank = rank, .size = size, .port = port, .serve = rank == 0});
-      body(*comm);
+      body(rank, port);
     } catch (const std::exception& error) {
       ADD_FAILURE() << "rank " << rank << ": " << error.what();
     }
@@ -51,6 +52,13 @@ void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
     EXPECT_EQ(waitpid(child, &status, 0), child);
     EXPECT_EQ(status, 0);
   }
+}
+
+/// `body(comm)` as every rank of a Gloo group.
+void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
+  as_processes(size, [&](int64_t rank, uint16_t port) {
+    body(*make_group_comm({.rank = rank, .size = size, .port = port, .serve = rank == 0}));
+  });
 }
 
 TEST(GlooComm, SumsAndBroadcastsOverRanks) {
@@ -93,6 +101,54 @@ TEST(GlooComm, SaysWhenAnotherRankIsGone) {
                 std::string::npos)
           << message;
     }
+  });
+}
+
+/// Two machines of two ranks, as far as the groups go.
+std::unique_ptr<Comm> two_by_two(int64_t rank, uint16_t port) {
+  Rendezvous world{.rank = rank, .size = 4, .port = port, .serve = rank == 0};
+  const auto store = open_store(world);
+  auto all = make_group_comm(world, *store);
+  Rendezvous inside = world, across = world;
+  inside.size = across.size = 2;
+  inside.group = "inside" + std::to_string(rank / 2);
+  inside.rank = rank % 2;
+  across.group = "across" + std::to_string(rank % 2);
+  across.rank = rank / 2;
+  auto of_machine = make_group_comm(inside, *store);
+  return make_two_level_comm(
+      std::move(all), std::move(of_machine), make_group_comm(across, *store));
+}
+
+TEST(TwoLevelComm, SumsLikeOneLevelAndInTheOrderOfTheirStart) {
+  as_processes(4, [](int64_t rank, uint16_t port) {
+    const auto comm = two_by_two(rank, port);
+    constexpr int64_t kElements = 4 * 16384;  // beyond what takes one level
+    std::vector<at::Tensor> sums, parts;
+    std::vector<std::unique_ptr<Comm::Pending>> pending;
+    for (int64_t i = 0; i < 3; ++i) {
+      sums.push_back(at::arange(kElements, at::kFloat) % 1000 + static_cast<double>(rank * i));
+      pending.push_back(comm->start_all_reduce_sum(sums.back()));
+      parts.push_back(at::arange(kElements, at::kFloat) % 1000 + static_cast<double>(rank * i));
+      pending.push_back(comm->start_reduce_scatter_sum(
+          parts.back(), parts.back().narrow(0, rank * kElements / 4, kElements / 4)));
+    }
+    for (const auto& one : pending) one->wait();
+    for (int64_t i = 0; i < 3; ++i) {
+      const at::Tensor want =
+          4 * (at::arange(kElements, at::kFloat) % 1000) + static_cast<double>(6 * i);
+      EXPECT_TRUE(at::equal(sums[static_cast<size_t>(i)], want)) << i;
+      EXPECT_TRUE(
+          at::equal(parts[static_cast<size_t>(i)].narrow(0, rank * kElements / 4, kElements / 4),
+                    want.narrow(0, rank * kElements / 4, kElements / 4)))
+          << i;
+    }
+    at::Tensor odd = at::ones({3}), all = at::empty({4 * 2});
+    comm->all_reduce_sum(odd);
+    EXPECT_TRUE(at::equal(odd, at::full({3}, 4.0)));
+    comm->start_all_gather(at::full({2}, static_cast<double>(rank)), all)->wait();
+    EXPECT_TRUE(at::equal(all, at::arange(4, at::kFloat).repeat_interleave(2)));
+    comm->barrier();
   });
 }
 

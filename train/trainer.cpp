@@ -127,6 +127,9 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
   if (comm.is_root()) open_run_directory();
   saver_ = std::make_unique<CheckpointSaver>(
       run, *model_, *optimizer_, comm_, [this] { metrics_->sync(); });
+  saves_ = std::make_unique<Saves>(*saver_, config_.train.checkpoint, comm_, [this] {
+    if (console_) console_->end_line();
+  });
 }
 
 Trainer::~Trainer() = default;
@@ -152,7 +155,7 @@ StepResult Trainer::train_step() {
   result.grad_norm = std::sqrt(agreed[1].item<double>()) / parts;
   result.stop = agreed[2].item<double>() > 0;
   result.retry = agreed[3].item<double>() > 0;
-  result.save = saver_->advance({agreed[4].item<double>(), agreed[5].item<double>()});
+  saves_->advance({agreed[4].item<double>(), agreed[5].item<double>()});
   result.lr = learning_rate(config_.train, state_.step);
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   result.spike = !result.skipped && is_spike(result.loss);
@@ -168,12 +171,11 @@ at::Tensor Trainer::agree() {
   // Without shards every rank has the whole sum already, with the same bits.
   const double squares = gradients_->sum_of_squares();
   const bool counts = comm_.is_root() || weight_gather_;
-  const bool retry = retry_at_ && Clock::now() >= *retry_at_;
-  const CheckpointSaver::Progress save = saver_->progress();
+  const CheckpointSaver::Progress save = saves_->progress();
   at::Tensor agreed = at::tensor({forward_backward_->loss_sum(),
                                   counts ? squares : 0.0,
                                   stop_requested() ? 1.0 : 0.0,
-                                  retry ? 1.0 : 0.0,
+                                  saves_->wants_retry() ? 1.0 : 0.0,
                                   save.done,
                                   save.failed},
                                  at::kDouble);
@@ -227,13 +229,12 @@ Trainer::Outcome Trainer::run() {
     stepping_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
     waiting_seconds_ += comm_.waited_s() - waited;
     ++steps_since_row_;
-    report_save(result.save);
     if (result.spike) {
       roll_back();
       continue;
     }
     if (state_.skipped_in_row >= config_.train.max_skipped) {
-      report_save(saver_->wait());
+      saves_->wait();
       throw std::runtime_error(
           fmt::format("{} steps in a row had a non-finite loss or gradient (train.max_skipped), "
                       "the last was step {}: start anew in another run.dir than {} with a lower "
@@ -244,10 +245,10 @@ Trainer::Outcome Trainer::run() {
     }
     measure_and_log(result);
     if (is_last() || result.stop) {
-      save_last();
+      saves_->save_last(state_);
       if (!is_last()) return Outcome::kStopped;
     } else {
-      save_if_due(result);
+      saves_->save_if_due(state_, result.retry);
     }
   }
   if (comm_.is_root()) set_final(config_.run.dir, state_.step);
@@ -304,7 +305,7 @@ void Trainer::load(const std::filesystem::path& directory) {
 /// To the newest checkpoint, and on from there without the batches around the present one.
 void Trainer::roll_back() {
   const RollbackConfig& rollback = config_.train.rollback;
-  report_save(saver_->wait());
+  saves_->wait();
   const int64_t step = comm_.broadcast(
       comm_.is_root() ? find_newest_intact(config_.run.dir, state_.step).value_or(-1) : 0);
   if (step < 0 || state_.rollbacks >= rollback.max) {
@@ -436,69 +437,6 @@ std::optional<double> Trainer::sink_metric() const {
   } catch (const Interrupted&) {  // asked to stop: the step after this one saves
     return std::nullopt;
   }
-}
-
-void Trainer::save_if_due(const StepResult& result) {
-  if (!is_due(config_.train.checkpoint.every) && !result.retry) return;
-  report_save(saver_->wait());  // the disk is slower than the training
-  start_save();
-  if (!config_.train.checkpoint.asynchronous) report_save(saver_->wait());
-}
-
-void Trainer::start_save() {
-  retry_at_.reset();
-  state_.seconds = seconds_before_ + session_seconds();
-  saver_->start(state_);
-}
-
-/// The run ends here: not without a checkpoint, if there is any way.
-void Trainer::save_last() {
-  constexpr int kAttempts = 20;
-  report_save(saver_->wait());
-  for (int attempt = 1; saver_->report().step != state_.step || !saver_->report().problem.empty();
-       ++attempt) {
-    start_save();
-    const CheckpointSaver::Event event = saver_->wait();
-    report_save(event);
-    if (event == CheckpointSaver::Event::kSaved) break;
-    if (attempt == kAttempts) {
-      throw std::runtime_error(
-          fmt::format("the last checkpoint of {} could not be written in {} attempts: {}; to go on "
-                      "from the newest one that is there, run the same command again",
-                      config_.run.dir,
-                      kAttempts,
-                      saver_->report().problem));
-    }
-    std::this_thread::sleep_for(std::chrono::duration<double>(retry_after_s()));
-  }
-}
-
-void Trainer::report_save(CheckpointSaver::Event event) {
-  const CheckpointSaver::Report& report = saver_->report();
-  if (event == CheckpointSaver::Event::kNone) return;
-  if (console_) console_->end_line();
-  if (event == CheckpointSaver::Event::kFailed) {
-    if (comm_.is_root())
-      retry_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                     std::chrono::duration<double>(retry_after_s()));
-    if (comm_.is_root() || !report.problem.empty())
-      spdlog::error(
-          "CHECKPOINT OF STEP {} NOT SAVED: {}; training goes on, next attempt in {}; "
-          "make room or mend the file system",
-          report.step,
-          report.problem.empty() ? "another rank could not write its part" : report.problem,
-          format_duration(retry_after_s()));
-  } else if (comm_.is_root()) {
-    spdlog::info("saved {} ({}, written in {:.2f} s, training stood still for {:.3f} s)",
-                 report.directory.string(),
-                 format_bytes(static_cast<double>(report.bytes)),
-                 report.write_s,
-                 report.copy_s);
-  }
-}
-
-double Trainer::retry_after_s() const {
-  return duration_s(config_.train.checkpoint.retry_after, "train.checkpoint.retry_after");
 }
 
 bool Trainer::stop_requested() const {

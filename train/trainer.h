@@ -19,6 +19,7 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/run_directory.h"
+#include "train/saves.h"
 #include "train/state.h"
 #include "train/validation.h"
 #include "train/weight_gather.h"
@@ -34,7 +35,6 @@ struct StepResult {
   bool spike = false;    // the loss jumped (train.rollback): no update
   bool stop = false;     // a rank was asked to stop
   bool retry = false;    // it is time for another attempt at a checkpoint
-  CheckpointSaver::Event save = CheckpointSaver::Event::kNone;  // how one under way has ended
 };
 
 class Trainer {
@@ -72,12 +72,6 @@ class Trainer {
   void roll_back();
   void open_run_directory();
 
-  void save_if_due(const StepResult& result);
-  void start_save();
-  void save_last();
-  void report_save(CheckpointSaver::Event event);
-  double retry_after_s() const;
-
   void report_left_out(const StepResult& result, const std::string& why) const;
   void measure_and_log(const StepResult& result);
   void measure_ranks(MetricsRow& row);
@@ -102,6 +96,7 @@ class Trainer {
   std::unique_ptr<MetricsLog> metrics_;          // rank 0
   std::unique_ptr<Console> console_;             // rank 0
   std::unique_ptr<CheckpointSaver> saver_;       // its thread uses the metrics
+  std::unique_ptr<Saves> saves_;
   int64_t micro_batch_ = 1;
   TrainState state_;
 
@@ -112,8 +107,7 @@ class Trainer {
   double stepping_seconds_ = 0;  // in train_step since the last row
   double waiting_seconds_ = 0;   // of these, for other ranks
   int64_t steps_since_row_ = 0;
-  bool rows_wait_ = false;                     // rank 0: metrics could not be written
-  std::optional<Clock::time_point> retry_at_;  // rank 0: a checkpoint could not be written
+  bool rows_wait_ = false;  // rank 0: metrics could not be written
 };
 
 }  // namespace basin

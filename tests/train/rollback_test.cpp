@@ -180,7 +180,7 @@ TEST_F(UnwritableTest, LastCheckpointThatCannotBeWrittenIsAnError) {
     trainer.run();
     FAIL() << "was called finished";
   } catch (const std::runtime_error& error) {
-    EXPECT_THAT(error.what(), HasSubstr("the last checkpoint of"));
+    EXPECT_THAT(error.what(), HasSubstr("the last checkpoint, "));
     EXPECT_THAT(error.what(), HasSubstr("metrics.jsonl"));
   }
   EXPECT_EQ(find_newest_intact(root_ / "a"), std::nullopt);

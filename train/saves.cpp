@@ -1,0 +1,94 @@
+#include "train/saves.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <stdexcept>
+#include <thread>
+
+#include "configs/progress.h"
+
+namespace basin {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Event = CheckpointSaver::Event;
+
+}  // namespace
+
+Saves::Saves(CheckpointSaver& saver,
+             const CheckpointConfig& config,
+             const Comm& comm,
+             std::function<void()> before_line)
+    : saver_(saver), config_(config), comm_(comm), before_line_(std::move(before_line)) {}
+
+bool Saves::wants_retry() const {
+  return retry_at_ && Clock::now() >= *retry_at_;
+}
+
+void Saves::save_if_due(const TrainState& state, bool retry) {
+  const bool due = config_.every > 0 && state.step % config_.every == 0;
+  if (!due && !retry) return;
+  wait();  // one at a time: the disk may be slower than the training
+  start(state);
+  if (!config_.asynchronous) wait();
+}
+
+void Saves::start(const TrainState& state) {
+  retry_at_.reset();
+  saver_.start(state);
+}
+
+void Saves::save_last(const TrainState& state) {
+  constexpr int kAttempts = 20;
+  wait();
+  const auto is_saved = [&] {
+    return saver_.report().step == state.step && saver_.report().problem.empty();
+  };
+  for (int attempt = 1; !is_saved(); ++attempt) {
+    start(state);
+    const Event event = saver_.wait();
+    report(event);
+    if (event == Event::kSaved) return;
+    if (attempt == kAttempts) {
+      throw std::runtime_error(
+          fmt::format("the last checkpoint, {}, could not be written in {} attempts: {}; to go on "
+                      "from the newest one that is there, run the same command again",
+                      saver_.report().directory.string(),
+                      kAttempts,
+                      saver_.report().problem));
+    }
+    std::this_thread::sleep_for(retry_after());
+  }
+}
+
+void Saves::report(Event event) {
+  const CheckpointSaver::Report& report = saver_.report();
+  if (event == Event::kNone) return;
+  before_line_();
+  if (event == Event::kSaved) {
+    if (comm_.is_root())
+      spdlog::info("saved {} ({}, written in {:.2f} s, training stood still for {:.3f} s)",
+                   report.directory.string(),
+                   format_bytes(static_cast<double>(report.bytes)),
+                   report.write_s,
+                   report.copy_s);
+    return;
+  }
+  if (comm_.is_root())
+    retry_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(retry_after());
+  if (comm_.is_root() || !report.problem.empty())
+    spdlog::error(
+        "CHECKPOINT OF STEP {} NOT SAVED: {}; training goes on, next attempt in {}; make room or "
+        "mend the file system",
+        report.step,
+        report.problem.empty() ? "another rank could not write its part" : report.problem,
+        format_duration(retry_after().count()));
+}
+
+std::chrono::duration<double> Saves::retry_after() const {
+  return std::chrono::duration<double>(
+      duration_s(config_.retry_after, "train.checkpoint.retry_after"));
+}
+
+}  // namespace basin

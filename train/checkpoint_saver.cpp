@@ -117,7 +117,8 @@ void CheckpointSaver::begin_work(bool needed, std::function<void()> work) {
 }
 
 void CheckpointSaver::write_files() {
-  fs::create_directories(aside_ / "trainer");
+  fs::create_directory(aside_);  // the run directory is not made anew: its mount may have gone
+  fs::create_directory(aside_ / "trainer");
   const int64_t shards = is_sharded() ? comm_.size() : 1;
   shard_entry_ =
       write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);

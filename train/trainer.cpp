@@ -275,7 +275,11 @@ void Trainer::resume() {
                     config_.run.dir,
                     fmt::join(changed, "\n  ")));
   }
-  if (comm_.is_root()) spdlog::info("resuming from {}", directory.string());
+  if (comm_.is_root()) {
+    spdlog::info("resuming from {}", directory.string());
+    for (const Difference& key : differences(saved.config, config_))
+      spdlog::info("{}: {} before, {} now", key.key, key.a, key.b);
+  }
   for (const std::string& change :
        this_machine(device_, comm_.size()).changes_since(saved.machine)) {
     if (comm_.is_root())

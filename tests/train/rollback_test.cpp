@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/train/alone_comm.h"
 #include "tests/train/train_fixture.h"
 #include "train/trainer.h"
 
@@ -17,28 +18,16 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// A single process whose agreed loss is tenfold at chosen calls (one a step).
-class JumpingComm : public Comm {
+class JumpingComm : public AloneComm {
  public:
-  explicit JumpingComm(std::set<int64_t> jumps) : jumps_(std::move(jumps)) {}
-  int64_t rank() const override { return 0; }
-  int64_t size() const override { return 1; }
-  std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
-    const bool of_step = tensor.scalar_type() == at::kDouble && tensor.numel() == 6;
-    if (of_step && jumps_.contains(++steps_)) tensor[0].mul_(10);
-    return alone_->start_all_reduce_sum(tensor);
-  }
-  std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
-                                                    const at::Tensor& to) override {
-    return alone_->start_reduce_scatter_sum(from, to);
-  }
-  std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
-    return alone_->start_all_gather(from, to);
-  }
-  void broadcast(at::Tensor&, int64_t) override {}
-  void barrier() override {}
+  explicit JumpingComm(std::set<int64_t> jumps)
+      : AloneComm([this](const at::Tensor& tensor) {
+          const bool of_step = tensor.scalar_type() == at::kDouble && tensor.numel() == 6;
+          if (of_step && jumps_.contains(++steps_)) tensor[0].mul_(10);
+        }),
+        jumps_(std::move(jumps)) {}
 
  private:
-  std::unique_ptr<Comm> alone_ = make_single_comm();
   std::set<int64_t> jumps_;
   int64_t steps_ = 0;
 };

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "tests/train/alone_comm.h"
 #include "tests/train/train_fixture.h"
 
 namespace basin {
@@ -26,28 +27,16 @@ class TrainerTest : public TrainTest {
 };
 
 /// A single process whose gradient turns bad at chosen reductions of the large bucket.
-class PoisoningComm : public Comm {
+class PoisoningComm : public AloneComm {
  public:
-  explicit PoisoningComm(std::function<bool(int64_t)> poisons) : poisons_(std::move(poisons)) {}
-  int64_t rank() const override { return 0; }
-  int64_t size() const override { return 1; }
-  std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
-    if (tensor.numel() > 1000 && poisons_(calls_++))
-      tensor[3].fill_(std::numeric_limits<float>::infinity());
-    return alone_->start_all_reduce_sum(tensor);
-  }
-  std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
-                                                    const at::Tensor& to) override {
-    return alone_->start_reduce_scatter_sum(from, to);
-  }
-  std::unique_ptr<Pending> start_all_gather(const at::Tensor& from, const at::Tensor& to) override {
-    return alone_->start_all_gather(from, to);
-  }
-  void broadcast(at::Tensor&, int64_t) override {}
-  void barrier() override {}
+  explicit PoisoningComm(std::function<bool(int64_t)> poisons)
+      : AloneComm([this](const at::Tensor& tensor) {
+          if (tensor.numel() > 1000 && poisons_(calls_++))
+            tensor[3].fill_(std::numeric_limits<float>::infinity());
+        }),
+        poisons_(std::move(poisons)) {}
 
  private:
-  std::unique_ptr<Comm> alone_ = make_single_comm();
   std::function<bool(int64_t)> poisons_;
   int64_t calls_ = 0;
 };

@@ -97,7 +97,8 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
               {config.train.global_batch,
                comm.rank(),
                comm.size(),
-               static_cast<uint64_t>(config.train.seed)}) {
+               static_cast<uint64_t>(config.train.seed)}),
+      log_(config, comm, device) {
   micro_batch_ =
       choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())
@@ -125,11 +126,10 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
   run.config = config_;
   for (const IndexedDataset& dataset : loader_.datasets()) run.data.push_back(dataset.contents());
   if (comm.is_root()) open_run_directory();
-  saver_ = std::make_unique<CheckpointSaver>(
-      run, *model_, *optimizer_, comm_, [this] { metrics_->sync(); });
-  saves_ = std::make_unique<Saves>(*saver_, config_.train.checkpoint, comm_, [this] {
-    if (console_) console_->end_line();
-  });
+  saver_ =
+      std::make_unique<CheckpointSaver>(run, *model_, *optimizer_, comm_, [this] { log_.sync(); });
+  saves_ = std::make_unique<Saves>(
+      *saver_, config_.train.checkpoint, comm_, [this] { log_.end_line(); });
 }
 
 Trainer::~Trainer() = default;
@@ -226,9 +226,8 @@ Trainer::Outcome Trainer::run() {
     const Clock::time_point began = Clock::now();
     const double waited = comm_.waited_s();
     const StepResult result = train_step();
-    stepping_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
-    waiting_seconds_ += comm_.waited_s() - waited;
-    ++steps_since_row_;
+    log_.add_step(std::chrono::duration<double>(Clock::now() - began).count(),
+                  comm_.waited_s() - waited);
     if (result.spike) {
       roll_back();
       continue;
@@ -332,8 +331,8 @@ void Trainer::roll_back() {
   --state_.batch;
   state_.next_batch();
   if (!comm_.is_root()) return;
-  metrics_->cut_back(state_.step);
-  console_->end_line();
+  log_.cut_back(state_.step);
+  log_.end_line();
   spdlog::warn("rolled back from step {} to {}, rollback {} of {}; batches left out so far: {}",
                jumped.step,
                state_.step,
@@ -351,18 +350,17 @@ void Trainer::open_run_directory() {
   }
   std::filesystem::remove(run_directory / "final");
   write_file(run_directory / "config.yaml", to_yaml(config_));
-  metrics_ = std::make_unique<MetricsLog>(run_directory, state_.step);
-  console_ = std::make_unique<Console>(config_.train.steps);
+  log_.open(state_.step);
 }
 
-void Trainer::report_left_out(const StepResult& result, const std::string& why) const {
+void Trainer::report_left_out(const StepResult& result, const std::string& why) {
   std::map<std::string, std::vector<int64_t>> samples;  // by dataset
   for (const auto& [dataset, sample] : loader_.sample_ids(state_.batch))
     samples[loader_.datasets().at(static_cast<size_t>(dataset)).name()].push_back(sample);
   std::string names;
   for (const auto& [name, numbers] : samples)
     names += fmt::format("; samples of {}: {}", name, fmt::join(numbers, " "));
-  if (console_) console_->end_line();
+  log_.end_line();
   spdlog::warn("step {}: loss {}, gradient norm {} {}{}",
                state_.step + 1,
                result.loss,
@@ -383,52 +381,19 @@ void Trainer::measure_and_log(const StepResult& result) {
   const bool measures_sink = is_due(train.sink_metric_every);
   if (!is_due(train.log_every) && !is_last() && !state_.val_loss && !measures_sink) return;
   MetricsRow row;
-  measure_ranks(row);
-  if (comm_.is_root()) write_row(row, result);
-  stepping_seconds_ = waiting_seconds_ = 0;
-  steps_since_row_ = 0;
-}
-
-/// What the others do meanwhile: the share of waiting, and who keeps the rest.
-void Trainer::measure_ranks(MetricsRow& row) {
-  if (comm_.size() == 1) return;
-  const at::Tensor busy =
-      comm_.all_gather_rows(at::tensor({stepping_seconds_ - waiting_seconds_}, at::kDouble))
-          .view({-1});
-  row.communication = waiting_seconds_ / stepping_seconds_;
-  row.slowest_rank = busy.argmax().item<int64_t>();
-  row.slowest_excess = (busy.max() / busy.median()).item<double>() - 1;
-}
-
-void Trainer::write_row(MetricsRow& row, const StepResult& result) {
-  const TrainConfig& train = config_.train;
-  if (is_due(train.sink_metric_every)) row.sink_metric = sink_metric();
-  const double step_tokens = static_cast<double>(train.global_batch * config_.data.sequence_length);
   row.step = state_.step;
   row.tokens = state_.step * train.global_batch * config_.data.sequence_length;
   if (!result.skipped) row.loss = result.loss;
   row.lr = result.lr;
   row.grad_norm = if_finite(result.grad_norm);
-  row.tokens_per_second = static_cast<double>(steps_since_row_) * step_tokens / stepping_seconds_;
-  if (const double peak = datasheet_flops(device_) * static_cast<double>(comm_.size()); peak > 0)
-    row.mfu = train_flops_per_token(config_.model, config_.data.sequence_length) *
-              row.tokens_per_second / peak;
   row.val_loss = state_.val_loss;
+  if (measures_sink && comm_.is_root()) row.sink_metric = sink_metric();
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;
-  const std::optional<std::string> problem = metrics_->write(row);
-  if (problem.has_value() != rows_wait_) {  // said once, not at each row
-    console_->end_line();
-    rows_wait_ = problem.has_value();
-    if (problem)
-      spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
-    else
-      spdlog::info("the log can be written again, nothing is lost");
-  }
-  console_->show(row,
-                 session_seconds() /
-                     static_cast<double>(std::max<int64_t>(1, state_.step - first_step_)) *
-                     static_cast<double>(train.steps - state_.step));
+  log_.write(row,
+             session_seconds() /
+                 static_cast<double>(std::max<int64_t>(1, state_.step - first_step_)) *
+                 static_cast<double>(train.steps - state_.step));
 }
 
 std::optional<double> Trainer::sink_metric() const {

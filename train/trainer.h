@@ -16,9 +16,9 @@
 #include "train/config.h"
 #include "train/forward_backward.h"
 #include "train/gradient_buckets.h"
-#include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/run_directory.h"
+#include "train/run_log.h"
 #include "train/saves.h"
 #include "train/state.h"
 #include "train/validation.h"
@@ -72,10 +72,8 @@ class Trainer {
   void roll_back();
   void open_run_directory();
 
-  void report_left_out(const StepResult& result, const std::string& why) const;
+  void report_left_out(const StepResult& result, const std::string& why);
   void measure_and_log(const StepResult& result);
-  void measure_ranks(MetricsRow& row);
-  void write_row(MetricsRow& row, const StepResult& result);
   std::optional<double> sink_metric() const;
   bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
   bool is_last() const { return state_.step >= config_.train.steps; }
@@ -93,21 +91,16 @@ class Trainer {
   std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<ForwardBackward> forward_backward_;
   std::unique_ptr<WeightGather> weight_gather_;  // with a sharded optimizer
-  std::unique_ptr<MetricsLog> metrics_;          // rank 0
-  std::unique_ptr<Console> console_;             // rank 0
-  std::unique_ptr<CheckpointSaver> saver_;       // its thread uses the metrics
+  RunLog log_;
+  std::unique_ptr<CheckpointSaver> saver_;  // its thread uses the log
   std::unique_ptr<Saves> saves_;
   int64_t micro_batch_ = 1;
   TrainState state_;
 
   using Clock = std::chrono::steady_clock;
   Clock::time_point started_ = Clock::now();
-  double seconds_before_ = 0;    // of earlier sessions
-  int64_t first_step_ = 0;       // of this session
-  double stepping_seconds_ = 0;  // in train_step since the last row
-  double waiting_seconds_ = 0;   // of these, for other ranks
-  int64_t steps_since_row_ = 0;
-  bool rows_wait_ = false;  // rank 0: metrics could not be written
+  double seconds_before_ = 0;  // of earlier sessions
+  int64_t first_step_ = 0;     // of this session
 };
 
 }  // namespace basin

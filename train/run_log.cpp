@@ -1,0 +1,63 @@
+#include "train/run_log.h"
+
+#include <ATen/ATen.h>
+#include <spdlog/spdlog.h>
+
+#include <optional>
+#include <string>
+
+#include "model/cost.h"
+#include "model/device.h"
+
+namespace basin {
+
+RunLog::RunLog(const RunConfig& config, Comm& comm, at::Device device)
+    : config_(config), comm_(comm), device_(device) {}
+
+void RunLog::open(int64_t step) {
+  metrics_ = std::make_unique<MetricsLog>(config_.run.dir, step);
+  console_ = std::make_unique<Console>(config_.train.steps);
+}
+
+void RunLog::add_step(double seconds, double waited_s) {
+  seconds_ += seconds;
+  waited_s_ += waited_s;
+  ++steps_;
+}
+
+void RunLog::write(MetricsRow row, double eta_s) {
+  const int64_t T = config_.data.sequence_length;
+  row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) / seconds_;
+  if (const double peak = datasheet_flops(device_) * static_cast<double>(comm_.size()); peak > 0)
+    row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
+  add_ranks(row);
+  seconds_ = waited_s_ = 0;
+  steps_ = 0;
+  if (!comm_.is_root()) return;
+  const std::optional<std::string> problem = metrics_->write(row);
+  if (problem.has_value() != rows_wait_) {  // said once, not at each row
+    console_->end_line();
+    rows_wait_ = problem.has_value();
+    if (problem)
+      spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
+    else
+      spdlog::info("the log can be written again, nothing is lost");
+  }
+  console_->show(row, eta_s);
+}
+
+/// The share of waiting, and who has kept the others.
+void RunLog::add_ranks(MetricsRow& row) {
+  if (comm_.size() == 1) return;
+  const at::Tensor busy =
+      comm_.all_gather_rows(at::tensor({seconds_ - waited_s_}, at::kDouble)).view({-1});
+  row.communication = waited_s_ / seconds_;
+  row.slowest_rank = busy.argmax().item<int64_t>();
+  row.slowest_excess = (busy.max() / busy.median()).item<double>() - 1;
+}
+
+void RunLog::end_line() {
+  if (console_) console_->end_line();
+}
+
+}  // namespace basin

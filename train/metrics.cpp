@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -128,6 +129,12 @@ std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
   return text;
 }
 
+std::string progress_bar(int64_t step, int64_t steps) {
+  constexpr int64_t kWidth = 20;
+  const auto full = static_cast<size_t>(std::clamp<int64_t>(step * kWidth / steps, 0, kWidth));
+  return fmt::format("[{}{}]", std::string(full, '#'), std::string(kWidth - full, '.'));
+}
+
 Console::Console(int64_t steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) != 0) {}
 Console::~Console() {
   end_line();
@@ -136,7 +143,7 @@ Console::~Console() {
 void Console::show(const MetricsRow& row, double eta_s) {
   const std::string text = console_text(row, steps_, eta_s);
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", fit_terminal(text));
+    fmt::print(stderr, "\r\033[K{}", fit_terminal(progress_bar(row.step, steps_) + " " + text));
     std::fflush(stderr);
   } else {
     fmt::print(stderr, "{}\n", text);

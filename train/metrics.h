@@ -76,5 +76,7 @@ class Console {
 /// "step 20/1000  loss 3.2145  lr 1.00e-03  |g| 0.51  12.3 k tokens/s  mfu n/a  eta 3 min 20 s",
 /// with validation and sink metric when measured.
 std::string console_text(const MetricsRow& row, int64_t steps, double eta_s);
+/// "[#######.............]", in front of it on a terminal.
+std::string progress_bar(int64_t step, int64_t steps);
 
 }  // namespace basin

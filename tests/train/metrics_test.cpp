@@ -74,6 +74,12 @@ TEST_F(MetricsTest, CutDropsLaterRowsAndATornLine) {
   EXPECT_EQ(read_file(path), "");
 }
 
+TEST(Metrics, ProgressBarFills) {
+  EXPECT_EQ(progress_bar(0, 1000), "[....................]");
+  EXPECT_EQ(progress_bar(399, 1000), "[#######.............]");
+  EXPECT_EQ(progress_bar(1000, 1000), "[####################]");
+}
+
 TEST(Metrics, ConsoleLineNamesWhatMatters) {
   const MetricsRow row{.step = 20,
                        .loss = 3.21454,

@@ -179,6 +179,7 @@ CheckpointSaver::Event CheckpointSaver::advance(const Progress& sum) {
   }
   if (phase_ == Phase::kPublishing) {
     phase_ = Phase::kIdle;
+    report_.saved = true;
     return Event::kSaved;
   }
   phase_ = Phase::kPublishing;

@@ -40,6 +40,7 @@ class CheckpointSaver {
     int64_t step = -1;
     int64_t bytes = 0;    // of this rank
     double copy_s = 0;    // for which training stood still
+    bool saved = false;    // by all ranks
     double write_s = 0;   // beside training
     std::string problem;  // on this rank, when it failed
   };
@@ -75,7 +76,7 @@ class CheckpointSaver {
   void write_files();
   void publish() const;
   void collect_entries();
-  bool is_sharded() const { return optimizer_.parts().size() > 1; }
+  bool is_sharded() const { return run_.config.train.distributed.shard_optimizer; }
   bool has_files() const { return comm_.is_root() || is_sharded(); }
   void begin_work(bool needed, std::function<void()> work);
 

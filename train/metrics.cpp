@@ -82,6 +82,7 @@ MetricsLog::MetricsLog(const std::filesystem::path& run_directory, int64_t step)
 }
 
 void MetricsLog::cut_back(int64_t step) {
+  if (const auto problem = rows_.flush()) throw std::runtime_error(*problem);  // what waits, too
   cut_metrics(rows_.path(), step);
   events_ = std::make_unique<EventFile>(run_directory_, step + 1);
 }

@@ -42,10 +42,8 @@ void Saves::start(const TrainState& state) {
 void Saves::save_last(const TrainState& state) {
   constexpr int kAttempts = 20;
   wait();
-  const auto is_saved = [&] {
-    return saver_.report().step == state.step && saver_.report().problem.empty();
-  };
-  for (int attempt = 1; !is_saved(); ++attempt) {
+  if (saver_.report().step == state.step && saver_.report().saved) return;  // alike on all ranks
+  for (int attempt = 1;; ++attempt) {
     start(state);
     const Event event = saver_.wait();
     report(event);

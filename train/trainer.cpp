@@ -201,6 +201,7 @@ bool Trainer::is_spike(double loss) const {
 
 void Trainer::count(const StepResult& result) {
   if (result.skipped) report_left_out(result, "is not finite: step skipped, weights unchanged");
+  if (result.spike) report_left_out(result, "is a jump of the loss (train.rollback)");
   ++state_.step;
   state_.next_batch();
   state_.skipped += result.skipped;

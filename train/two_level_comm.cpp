@@ -62,37 +62,53 @@ class Worker {
   std::thread thread_;
 };
 
+/// The groups of the two levels. The worker's tasks share them: one that hangs may outlive the
+/// rest.
+struct Groups {
+  void all_reduce(const at::Tensor& tensor) {
+    at::NoGradGuard no_grad;
+    const at::Tensor flat = tensor.view({-1});
+    const Range share = share_of({0, flat.numel()}, inside->rank(), inside->size());
+    at::Tensor part = flat.narrow(0, share.begin, share.size());
+    inside->start_reduce_scatter_sum(flat, part)->wait();
+    across->all_reduce_sum(part);
+    inside->start_all_gather(part, flat)->wait();
+  }
+
+  std::unique_ptr<Comm> inside, across;
+};
+
 class TwoLevelComm : public Comm {
  public:
   TwoLevelComm(std::unique_ptr<Comm> world,
                std::unique_ptr<Comm> inside,
                std::unique_ptr<Comm> across)
       : world_(std::move(world)),
-        inside_(std::move(inside)),
-        across_(std::move(across)),
-        worker_(std::make_unique<Worker>()) {}
+        groups_(std::make_shared<Groups>()),
+        worker_(std::make_unique<Worker>()) {
+    groups_->inside = std::move(inside);
+    groups_->across = std::move(across);
+  }
   /// With a sum under way that may never end, the thread and its groups are left to the end of the
   /// process.
   ~TwoLevelComm() override {
     if (under_way_ == 0) return;
     static_cast<void>(worker_.release());
-    static_cast<void>(inside_.release());
-    static_cast<void>(across_.release());
   }
   int64_t rank() const override { return world_->rank(); }
   int64_t size() const override { return world_->size(); }
 
   std::unique_ptr<Pending> start_all_reduce_sum(const at::Tensor& tensor) override {
     if (!takes_two_levels(tensor)) return world_->start_all_reduce_sum(tensor);
-    return start([this, tensor] { all_reduce(tensor); });
+    return start([groups = groups_, tensor] { groups->all_reduce(tensor); });
   }
   std::unique_ptr<Pending> start_reduce_scatter_sum(const at::Tensor& from,
                                                     const at::Tensor& to) override {
     if (!takes_two_levels(from)) return world_->start_reduce_scatter_sum(from, to);
-    return start([this, from, to] {
+    const Range own = share_of({0, from.numel()}, rank(), size());
+    return start([groups = groups_, from, to, own] {
       at::NoGradGuard no_grad;
-      all_reduce(from);
-      const Range own = share_of({0, from.numel()}, rank(), size());
+      groups->all_reduce(from);
       const at::Tensor part = from.narrow(0, own.begin, own.size());
       if (part.data_ptr() != to.data_ptr()) at::Tensor(to).copy_(part);
     });
@@ -123,24 +139,15 @@ class TwoLevelComm : public Comm {
 
   bool takes_two_levels(const at::Tensor& t) const {
     return t.is_cpu() && static_cast<int64_t>(t.nbytes()) >= kLeastBytes &&
-           t.numel() % inside_->size() == 0;
+           t.numel() % groups_->inside->size() == 0;
   }
   std::unique_ptr<Pending> start(std::function<void()> body) {
     ++under_way_;
     return std::make_unique<Started>(*this, worker_->add(std::move(body)));
   }
 
-  void all_reduce(const at::Tensor& tensor) {
-    at::NoGradGuard no_grad;
-    const at::Tensor flat = tensor.view({-1});
-    const Range share = share_of({0, flat.numel()}, inside_->rank(), inside_->size());
-    at::Tensor part = flat.narrow(0, share.begin, share.size());
-    inside_->start_reduce_scatter_sum(flat, part)->wait();
-    across_->all_reduce_sum(part);
-    inside_->start_all_gather(part, flat)->wait();
-  }
-
-  std::unique_ptr<Comm> world_, inside_, across_;
+  std::unique_ptr<Comm> world_;
+  std::shared_ptr<Groups> groups_;
   int64_t under_way_ = 0;
   double waited_s_ = 0;
   std::unique_ptr<Worker> worker_;  // ends before the groups that it uses

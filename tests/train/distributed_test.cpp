@@ -123,6 +123,24 @@ TEST_F(DistributedTest, AnotherNumberOfRanksGoesOnFromTheSameCheckpoint) {
   EXPECT_LT(largest_difference(losses("parts"), whole), 1e-5);
 }
 
+// Where rank 0's only row should go lies a directory for a while: that rank alone cannot save.
+TEST_F(DistributedTest, LastCheckpointIsTriedAgainByAllRanks) {
+  RunConfig run = config("blocked", Precision::kFp32);
+  run.train.log_every = run.train.steps;
+  run.train.checkpoint.retry_after = "0.3s";
+  run.train.distributed.timeout = "20s";
+  const std::string block = "'" + run.run.dir + "/metrics.jsonl'";
+  ASSERT_EQ(shell("(while ! ls '" + run.run.dir +
+                  "' 2>/dev/null | grep -q tfevents; do sleep 0.01; "
+                  "done; mkdir " +
+                  block + "; sleep 3; rmdir " + block + ") & " + command(run, "--nproc 2", "")),
+            0)
+      << error_text();
+  EXPECT_THAT(error_text(), HasSubstr("CHECKPOINT OF STEP 100 NOT SAVED"));
+  EXPECT_EQ(find_newest_intact(run.run.dir), 100);
+  EXPECT_EQ(losses("blocked").size(), 1u);
+}
+
 TEST_F(DistributedTest, RowsTellTheWaitingAndTheSlowest) {
   RunConfig run = config("seen", Precision::kFp32);
   run.train.steps = 10;

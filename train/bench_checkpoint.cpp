@@ -5,7 +5,7 @@
 #include <chrono>
 #include <vector>
 
-#include "configs/files.h"
+#include "configs/clock.h"
 #include "model/cost.h"
 #include "model/device.h"
 #include "train/bench.h"
@@ -19,12 +19,6 @@ namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point began) {
-  return std::chrono::duration<double>(Clock::now() - began).count();
-}
-
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
   return values[values.size() / 2];

@@ -9,6 +9,7 @@
 #include <exception>
 #include <thread>
 
+#include "configs/clock.h"
 #include "configs/manifest.h"
 #include "data/indexed_dataset.h"
 #include "model/checkpoint.h"
@@ -19,12 +20,6 @@ namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point began) {
-  return std::chrono::duration<double>(Clock::now() - began).count();
-}
-
 /// Host memory like `t`, which a GPU can copy into without a detour.
 at::Tensor host_like(const at::Tensor& t) {
   return at::empty(t.sizes(), t.options().device(at::kCPU).pinned_memory(t.is_cuda()));

@@ -16,6 +16,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "configs/clock.h"
 #include "train/comm_nccl.h"
 
 namespace basin {
@@ -126,12 +127,11 @@ class GroupComm : public Comm {
     Started(GroupComm& comm, const char* what, at::Tensor used, at::Tensor target)
         : comm_(comm), what_(what), used_(std::move(used)), target_(std::move(target)) {}
     void wait() override {
-      const auto began = std::chrono::steady_clock::now();
+      const Clock::time_point began = Clock::now();
       communicate(comm_.rank(), what_, [&] { work->wait(); });
       --comm_.under_way_;
       if (!target_.is_same(used_)) target_.copy_(used_);
-      comm_.waited_s_ +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+      comm_.waited_s_ += seconds_since(began);
     }
     c10::intrusive_ptr<c10d::Work> work;
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <limits>
 #include <stdexcept>
 
 #include "configs/progress.h"
@@ -43,7 +45,7 @@ PlanMemory plan_memory(const RunConfig& config, const PlanMachine& machine, int6
   memory.weights = block(flat * (bf16 ? 2 : 4));
   memory.gradients = block(flat * 4);
   if (machine.ranks > 1 && config.train.distributed.reduce_dtype == Precision::kBf16)
-    memory.gradients += block(flat * 2);  // as they travel
+    memory.gradients += block(flat * 2);        // as they travel
   memory.master = bf16 ? block(owned * 4) : 0;  // fp32 weights are their own masters
   memory.moments = 2 * block(owned * 4);
   memory.batch = block(rank_batch(config, machine.ranks) * (config.data.sequence_length + 1) * 8) +
@@ -119,7 +121,27 @@ std::string micro_batch_setting(const Plan& plan) {
   return fmt::format("train.micro_batch={}", plan.micro_batch);
 }
 
+/// Bytes of memory that can be had without swapping; the largest number when the system does not
+/// say.
+double available_bytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string word; file >> word;)
+    if (double kib = 0; word == "MemAvailable:" && file >> kib) return 1024 * kib;
+  return std::numeric_limits<double>::max();
+}
+
 }  // namespace
+
+void refuse_too_large(const Plan& plan) {
+  const double available = available_bytes();
+  if (static_cast<double>(plan.memory.step_total()) <= available) return;
+  throw std::runtime_error(
+      fmt::format("{}, and this machine has {} left: 'basin plan CONFIG --memory {:.0f}GiB' says "
+                  "what to turn",
+                  memory_summary(plan.memory),
+                  format_bytes(available),
+                  std::max(1.0, available / (1 << 30))));
+}
 
 int64_t choose_micro_batch(const RunConfig& config, int64_t batch, bool on_cpu) {
   const int64_t given = config.train.micro_batch;

@@ -77,6 +77,10 @@ struct Plan {
 /// share the batch.
 Plan make_plan(const RunConfig& config, const PlanMachine& machine);
 
+/// Throws std::runtime_error when a step takes more memory than this machine has left: LibTorch's
+/// allocator would end the program.
+void refuse_too_large(const Plan& plan);
+
 /// A change of the configuration that lowers memory.
 struct Knob {
   std::vector<std::string> settings;  // as --set takes them

@@ -7,8 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <limits>
 #include <map>
 #include <stdexcept>
 #include <thread>
@@ -25,31 +23,6 @@
 
 namespace basin {
 namespace {
-
-/// Bytes of memory that can be had without swapping; the largest number when the system does not
-/// say.
-double available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string word; file >> word;)
-    if (double kib = 0; word == "MemAvailable:" && file >> kib) return 1024 * kib;
-  return std::numeric_limits<double>::max();
-}
-
-/// `config`, unless a step takes more than this machine has left: LibTorch's allocator would end
-/// the program.
-const RunConfig& fits_into_memory(const RunConfig& config, const Comm& comm, at::Device device) {
-  if (!device.is_cpu()) return config;
-  const PlanMemory memory = make_plan(config, {.ranks = comm.size()}).memory;
-  const double needed = static_cast<double>(memory.step_total()), available = available_bytes();
-  if (needed > available)
-    throw std::runtime_error(
-        fmt::format("{}, and this machine has {} left: 'basin plan CONFIG --memory {:.0f}GiB' says "
-                    "what to turn",
-                    memory_summary(memory),
-                    format_bytes(available),
-                    std::max(1.0, available / (1 << 30))));
-  return config;
-}
 
 /// fp32 initial weights; a bf16 model's are their rounding, so that both precisions start from the
 /// same point.
@@ -89,7 +62,7 @@ std::optional<double> if_finite(double value) {
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
-    : config_(fits_into_memory(config, comm, device)),
+    : config_(config),
       comm_(comm),
       device_(device),
       lock_(comm.is_root() ? std::make_unique<RunLock>(config.run.dir) : nullptr),
@@ -99,6 +72,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                comm.size(),
                static_cast<uint64_t>(config.train.seed)}),
       log_(config, comm, device) {
+  if (device.is_cpu()) refuse_too_large(make_plan(config, {.ranks = comm.size()}));
   micro_batch_ =
       choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "configs/clock.h"
 #include "train/partition.h"
 
 namespace basin {
@@ -125,11 +126,10 @@ class TwoLevelComm : public Comm {
    public:
     Started(TwoLevelComm& comm, std::future<void> done) : comm_(comm), done_(std::move(done)) {}
     void wait() override {
-      const auto began = std::chrono::steady_clock::now();
+      const Clock::time_point began = Clock::now();
       done_.get();
       --comm_.under_way_;
-      comm_.waited_s_ +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+      comm_.waited_s_ += seconds_since(began);
     }
 
    private:

@@ -12,6 +12,7 @@ namespace {
 class GpuRanksTest : public RunsTest {
  protected:
   void SetUp() override {
+    // The same code on CPUs: distributed_test.cpp. What is left needs a device.
     if (!std::filesystem::exists("/dev/nvidiactl")) GTEST_SKIP() << "no NVIDIA driver here";
     RunsTest::SetUp();
   }

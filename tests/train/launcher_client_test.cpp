@@ -33,6 +33,7 @@ class TorchrunTest : public ProgramTest {
  protected:
   void SetUp() override {
     ProgramTest::SetUp();
+    // PyTorch is on PyPI with its CUDA libraries only, 5 GB that a test run does not fetch.
     torchrun_ = find_program("torchrun");
     if (torchrun_.empty())
       GTEST_SKIP() << "no torchrun: neither in .deps/clients (bash configs/setup.sh --clients) nor "
@@ -92,6 +93,7 @@ TEST_F(TorchrunTest, PassesARequestToStopOn) {
 
 TEST_F(ProgramTest, OpenMpiStartsTwoRanks) {
   const std::string mpirun = find_program("mpirun");
+  // tests/run.sh installs it where it is root.
   if (mpirun.empty()) GTEST_SKIP() << "no mpirun: Debian's openmpi-bin has it";
   const RunConfig config = short_config(tiny_config("run"), 5);
   const auto program =

@@ -12,6 +12,7 @@ class TensorboardTest : public RunsTest {};
 
 TEST_F(TensorboardTest, ReadsEveryRowOfTwoSessions) {
   const std::string python = BASIN_SOURCE_DIR "/.deps/tests/bin/python";
+  // tests/run.sh installs it; a plain ctest may not have.
   if (!std::filesystem::exists(python))
     GTEST_SKIP() << "no TensorBoard: 'bash configs/setup.sh --tests' installs it";
   RunConfig config = tiny_config("run");

@@ -1,0 +1,14 @@
+// Elapsed time.
+#pragma once
+
+#include <chrono>
+
+namespace basin {
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point began) {
+  return std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+}  // namespace basin

@@ -22,7 +22,7 @@ pack() {
   for program in $programs; do
     strip -o "$to/$program" "build/$program"
     # Debian's libraries travel; LibTorch, CUDA and the C library are the other machine's.
-    ldd "build/$program" | awk '$3 ~ "^/" { print $3 }' | grep -vE '/(torch|nvidia|cuda[^/]*)/|/lib(c|m|dl|rt|pthread|util|gcc_s|stdc\+\+|gomp)\.so' | while read -r library; do
+    ldd "build/$program" | awk '$3 ~ "^/" && $3 !~ "/(torch|nvidia|cuda[^/]*)/|/lib(c|m|dl|rt|pthread|util|gcc_s|stdc[+][+]|gomp)[.]so" { print $3 }' | while read -r library; do
       cp -Lu "$library" "$to/"
     done
   done

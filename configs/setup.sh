@@ -4,7 +4,8 @@
 #   bash configs/setup.sh            CPU build and tests
 #   bash configs/setup.sh --tests    also what only tests use: Open MPI (7 MB; left out without root) and TensorBoard in .deps/tests (180 MB)
 #   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
-#   bash configs/setup.sh --clients  also what Basin is compared with: PyTorch and others in .deps/clients (5 GB), llama.cpp in .deps/llama.cpp
+#   bash configs/setup.sh --clients  also the software that reads what Basin writes (transformers, lm-eval, llama.cpp, ...) in .deps/clients: 5 GB
+#   bash configs/setup.sh --compare  also llama.cpp built for this machine, in .deps/llama.cpp, to compare speed with
 # Without root it prints the apt line to run and stops with 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,17 +42,19 @@ cuda_wheels=(
   "nvidia-nvshmem-cu13==3.4.5 290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80"
 )
 
-# What --clients adds. llama.cpp is the source that llama-cpp-python carries, built for this machine.
-clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6)
+# What --clients adds, and --compare: llama.cpp is the source that llama-cpp-python carries, built for this machine.
+clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6
+  accelerate==1.15.0 lm-eval==0.4.13 xllamacpp==2026.10.11549)
 llama_cpp="llama-cpp-python==0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
-with_clients= with_cuda= with_tests=
+with_clients= with_compare= with_cuda= with_tests=
 for argument in "$@"; do
   case "$argument" in
     --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
+    --compare) with_clients=yes with_compare=yes; apt_packages+=(python3-venv) ;;
     --cuda) with_cuda=yes ;;
     --tests) with_tests=yes; [ "$(id -u)" -ne 0 ] || apt_packages+=("${test_packages[@]}") ;;
-    *) printf 'setup: error: takes --tests, --cuda, --clients or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
+    *) printf 'setup: error: takes --tests, --cuda, --clients, --compare or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
   esac
 done
 started=$SECONDS
@@ -162,9 +165,7 @@ install_packages
 install_libtorch
 [ -z "$with_cuda" ] || install_cuda
 [ -z "$with_tests" ] || install_venv .deps/tests '180 MB' "${test_clients[@]}"
-if [ -n "$with_clients" ]; then
-  install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
-  install_llama_cpp
-fi
+[ -z "$with_clients" ] || install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
+[ -z "$with_compare" ] || install_llama_cpp
 elapsed=$((SECONDS - started))
 [ $elapsed -lt 2 ] || say "ready in $elapsed s"

@@ -17,7 +17,7 @@ esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
 
 if [ "$wanted" = compare ]; then
-  bash configs/setup.sh --clients
+  bash configs/setup.sh --compare
   cmake -S . -B build -G Ninja >/dev/null
   ninja -C build -j 2 --quiet basin
   shift

@@ -41,6 +41,7 @@ CudaDecoder::CudaDecoder(const Transformer& model,
   const c10::InferenceMode ordinary(false);
   make_room();
   make_products(weights);
+  chain_products();
 }
 
 const float* CudaDecoder::keep(const at::Tensor& x) {
@@ -160,6 +161,31 @@ void CudaDecoder::make_products(DecodeWeights weights) {
            .x = h_.const_data_ptr<float>(),
            .y = logits_.mutable_data_ptr<float>(),
            .norm = norm(take("final_norm.weight"), take("final_norm.bias"))};
+}
+
+// Each product of a layer asks for the weights of the next one, and the last layer's for as much of
+// the head as L2 holds beside the rest.
+void CudaDecoder::chain_products() {
+  static constexpr int64_t kMost = 16 << 20;
+  const auto bytes = [](const kernels::WeightMatrix& w) {
+    const int64_t elements = w.rows * w.columns;
+    const int64_t size = w.type == kernels::WeightType::kF32    ? 4 * elements
+                         : w.type == kernels::WeightType::kBf16 ? 2 * elements
+                                                                : elements;
+    return kernels::DecodeBytes{w.data, std::min<int64_t>(size, kMost)};
+  };
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    Layer& layer = layers_[l];
+    layer.qkv.next[0] = bytes(layer.out.w);
+    layer.qkv.next[1] = bytes(parallel_residual_ ? layer.down.w : layer.up.w);
+    layer.out.next[0] = bytes(layer.down.w);
+    if (l + 1 == layers_.size()) {
+      layer.down.next[0] = bytes(head_.w);
+      continue;
+    }
+    layer.down.next[0] = bytes(layers_[l + 1].qkv.w);
+    if (parallel_residual_) layer.down.next[1] = bytes(layers_[l + 1].up.w);
+  }
 }
 
 void CudaDecoder::launch(End end) {

@@ -54,6 +54,7 @@ class CudaDecoder {
   kernels::DecodeNorm norm(const at::Tensor& weight, const at::Tensor& bias);
   void make_room();
   void make_products(DecodeWeights weights);
+  void chain_products();
   const float* keep(const at::Tensor& x);
   void upload(std::span<const int64_t> ids);
   bool stands_at(std::span<const int64_t> ids) const;

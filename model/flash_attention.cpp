@@ -29,13 +29,44 @@ kernels::AttentionShape shape_of(const at::Tensor& qkv, const HeadShape& s, cons
   return {qkv.size(0), qkv.size(1), s.heads, s.kv_heads, s.head_size, cos.defined() ? 2 * cos.size(-1) : 0};
 }
 
-// Exact gradients: flash attention's backward takes the sink with the softmax's denominator, which already counts it.
+// Causal attention without sinks, by cuDNN from Hopper on, where it takes about half of the time of flash attention 2, else by that.
+// All tensors but lse are (B, T, heads, K).
+struct SoftmaxOutput {
+  at::Tensor y, lse;            // (B, H, T), cuDNN's with a 1 behind
+  at::Tensor seed, offset;      // of a dropout that nobody asked for
+};
+struct Causal {
+  at::Tensor q, k, v;
+  int64_t positions() const { return q.size(1); }
+  static bool by_cudnn(const at::Tensor& q) {
+    static const bool hopper = cuda_plugin()->compute_capability() >= 90;
+    return hopper && q.size(3) <= 128 && !at::globalContext().deterministicAlgorithms();
+  }
+  SoftmaxOutput attend() const {
+    if (!by_cudnn(q)) {
+      const auto [y, lse, seed, offset, mask] =
+          at::_flash_attention_forward(q, k, v, std::nullopt, std::nullopt, positions(), positions(), 0.0, /*is_causal=*/true, false);
+      return {y, lse, seed, offset};
+    }
+    const auto [y, lse, begins_q, begins_k, most_q, most_k, seed, offset, mask] = at::_scaled_dot_product_cudnn_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), std::nullopt, /*compute_log_sumexp=*/true, 0.0, /*is_causal=*/true, false);
+    return {y.transpose(1, 2), lse, seed, offset};
+  }
+  // Gradients of q, k and v.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& dy, const SoftmaxOutput& a) const {
+    const at::Tensor none;
+    const int64_t T = positions();
+    if (!by_cudnn(q)) return at::_flash_attention_backward(dy, q, k, v, a.y, a.lse, none, none, T, T, 0.0, /*is_causal=*/true, a.seed, a.offset);
+    const auto [dq, dk, dv] = at::_scaled_dot_product_cudnn_attention_backward(
+        dy.transpose(1, 2), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), a.y.transpose(1, 2), a.lse, a.seed, a.offset, none, none, none, T, T, 0.0,
+        /*is_causal=*/true);
+    return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
+  }
+};
+
+// Exact gradients: the backward pass takes the sink with the softmax's denominator, which already counts it.
 struct FlashAttention : Function<FlashAttention> {
-  // Queries, keys and values as flash attention wants them, (B, T, heads, K).
-  struct Heads {
-    at::Tensor q, k, v;
-  };
-  static Heads heads_of(const at::Tensor& qkv, const at::Tensor& qk, const kernels::AttentionShape& s) {
+  static Causal heads_of(const at::Tensor& qkv, const at::Tensor& qk, const kernels::AttentionShape& s) {
     return {qk.narrow(2, 0, s.H), qk.narrow(2, s.H, s.G), qkv.view({s.B, s.T, s.H + 2 * s.G, s.K}).narrow(2, s.H + s.G, s.G)};
   }
 
@@ -45,12 +76,10 @@ struct FlashAttention : Function<FlashAttention> {
     const kernels::AttentionShape shape = shape_of(qkv, {H, G, K}, cos);
     const at::Tensor qk = at::empty({shape.B, shape.T, H + G, K}, qkv.options());
     cuda_plugin()->rotary_split(shape, bits(qkv), floats(cos), floats(sin), mutable_bits(qk));
-    const Heads heads = heads_of(qkv, qk, shape);
-    const auto [y, lse, rng_state, unused, mask] =
-        at::_flash_attention_forward(heads.q, heads.k, heads.v, std::nullopt, std::nullopt, shape.T, shape.T, 0.0, /*is_causal=*/true, false);
+    const auto [y, lse, seed, offset] = heads_of(qkv, qk, shape).attend();
     TORCH_CHECK(y.is_contiguous() && lse.is_contiguous(), "flash attention has changed the layout of its results");
     if (logit.defined()) cuda_plugin()->fold_sink(shape, floats(logit), mutable_bits(y), mutable_floats(lse));
-    ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, rng_state, unused});
+    ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, seed, offset});
     ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
     if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
     return y.view({shape.B, shape.T, H * K});
@@ -61,9 +90,8 @@ struct FlashAttention : Function<FlashAttention> {
     const at::Tensor &qkv = saved[0], &qk = saved[1], &cos = saved[2], &sin = saved[3], &logit = saved[4], &y = saved[5], &lse = saved[6];
     const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
     const kernels::AttentionShape shape = shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
-    const Heads x = heads_of(qkv, qk, shape);
-    const at::Tensor dy = grads[0].contiguous().view_as(y), none;
-    const auto [dq, dk, dv] = at::_flash_attention_backward(dy, x.q, x.k, x.v, y, lse, none, none, shape.T, shape.T, 0.0, /*is_causal=*/true, saved[7], saved[8]);
+    const at::Tensor dy = grads[0].contiguous().view_as(y);
+    const auto [dq, dk, dv] = heads_of(qkv, qk, shape).backward(dy, {y, lse, saved[7], saved[8]});
     const at::Tensor dqkv = at::empty_like(qkv), q = dq.contiguous(), k = dk.contiguous(), v = dv.contiguous();
     cuda_plugin()->rotary_merge(shape, {bits(q), bits(k), bits(v)}, floats(cos), floats(sin), mutable_bits(dqkv));
     at::Tensor dlogit;

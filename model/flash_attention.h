@@ -1,4 +1,4 @@
-// Attention on a GPU in bf16: LibTorch's flash attention between our rotation and our sink.
+// Attention on a GPU in bf16: cuDNN's or LibTorch's flash attention between our rotation and our sink.
 #pragma once
 
 #include "model/ops.h"

@@ -1,6 +1,6 @@
 // SwiGLU (silu(gate) * up, arXiv 2002.05202) and GELU in its erf form (arXiv 1606.08415), computed
-// in fp32. expf and normcdff, not their fast cousins: GELU's tail and small gates need them, and
-// memory is the limit anyway.
+// in fp32. Bf16 elements get formulas that are good to 3e-6 of the result, tails included: with the
+// exact ones arithmetic, not memory, was the limit (0.23 and 0.28 ms for 100 M elements on an H200).
 #include "model/kernels/cuda/packs.cuh"
 
 namespace basin::kernels {
@@ -9,11 +9,32 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ inline float sigmoid(float x) {
+template <class Float>
+__device__ float sigmoid(float x) {
+  if constexpr (std::is_same_v<Float, Bf16>) return __fdividef(1.0f, 1.0f + __expf(-x));
   return 1.0f / (1.0f + expf(-x));
 }
-__device__ inline float normal_density(float x) {
-  return 0.39894228f * expf(-0.5f * x * x);
+
+// The standard normal's density at x, and its integral up to x.
+struct Normal {
+  float density, below;
+};
+template <class Float>
+__device__ Normal normal(float x) {
+  if constexpr (!std::is_same_v<Float, Bf16>)
+    return {0.39894228f * expf(-0.5f * x * x), normcdff(x)};
+  // The tail beyond |x| is exp(-x^2 / 2) times a polynomial without a constant term in
+  // t = 1 / (1 + 0.36 |x|): a minimax fit of the relative error, 8e-7 up to |x| = 13.5.
+  const float e = __expf(-0.5f * x * x), t = __fdividef(1.0f, 1.0f + 0.36f * fabsf(x));
+  float p = 0.047344584f;
+  p = p * t - 0.18075171f;
+  p = p * t + 0.18229768f;
+  p = p * t + 0.025623756f;
+  p = p * t + 0.14005746f;
+  p = p * t + 0.14171067f;
+  p = p * t + 0.14371744f;
+  const float tail = e * t * p;
+  return {0.39894228f * e, x < 0 ? tail : 1.0f - tail};
 }
 
 template <int kWidth, class Float>
@@ -24,7 +45,7 @@ __global__ void swiglu_row(int64_t F, const Float* gate_up, Float* y) {
     float gate[kWidth], up[kWidth];
     load(gate_row + i, gate);
     load(up_row + i, up);
-    for (int j = 0; j < kWidth; ++j) up[j] *= gate[j] * sigmoid(gate[j]);
+    for (int j = 0; j < kWidth; ++j) up[j] *= gate[j] * sigmoid<Float>(gate[j]);
     store(up, y_row + i);
   }
 }
@@ -42,7 +63,7 @@ __global__ void swiglu_gradient_row(int64_t F,
     load(gate_row + F + i, up);
     load(dy_row + i, d);
     for (int j = 0; j < kWidth; ++j) {
-      const float g = gate[j], s = sigmoid(g), slope = s * (1.0f + g * (1.0f - s));  // of silu
+      const float g = gate[j], s = sigmoid<Float>(g), slope = s * (1.0f + g * (1.0f - s));  // of silu
       gate[j] = d[j] * up[j] * slope;
       up[j] = d[j] * (g * s);
     }
@@ -57,7 +78,7 @@ __global__ void gelu_elements(int64_t n, const Float* x, Float* y) {
   if (i >= n) return;
   float v[kWidth];
   load(x + i, v);
-  for (int j = 0; j < kWidth; ++j) v[j] *= normcdff(v[j]);
+  for (int j = 0; j < kWidth; ++j) v[j] *= normal<Float>(v[j]).below;
   store(v, y + i);
 }
 
@@ -68,7 +89,10 @@ __global__ void gelu_gradient_elements(int64_t n, const Float* x, const Float* d
   float v[kWidth], d[kWidth];
   load(x + i, v);
   load(dy + i, d);
-  for (int j = 0; j < kWidth; ++j) d[j] *= normcdff(v[j]) + v[j] * normal_density(v[j]);
+  for (int j = 0; j < kWidth; ++j) {
+    const Normal at = normal<Float>(v[j]);
+    d[j] *= at.below + v[j] * at.density;
+  }
   store(d, dx + i);
 }
 

@@ -59,6 +59,12 @@ struct DecodeNorm {
 /// silu(gate) * up; the others have y (N, rows). kGelu: erf form.
 enum class DecodeEpilogue { kStore, kAdd, kGelu, kSwiglu };
 
+/// What a launch asks for ahead, so that memory is never idle: weights of the launches after it.
+struct DecodeBytes {
+  const void* data = nullptr;
+  int64_t size = 0;
+};
+
 /// y[n, r] (+)= epilogue(w[r] . norm(x[n]) + bias[r]), and with `also` (same rows; not with a norm)
 /// the sum of both products: attention and MLP of a parallel residual.
 struct DecodeProduct {
@@ -69,6 +75,7 @@ struct DecodeProduct {
   DecodeNorm norm = {};
   WeightMatrix also = {};         // rows 0: none
   const float* also_x = nullptr;  // (N, also.columns)
+  DecodeBytes next[2] = {};       // of two products side by side, the first one's count
 };
 
 /// One launch for every eight streams (fewer where a norm's columns fill shared memory). Columns

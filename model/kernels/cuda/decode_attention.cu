@@ -81,18 +81,10 @@ __device__ Place<Float> find_place(const AttendArguments& a, const DecodeState& 
 // Fetches the block's keys and values into L2 while the launch before still runs. A hint: what it
 // finds in the state need not be up to date.
 template <class Float>
-__device__ void prefetch([[maybe_unused]] const Place<Float>& p, [[maybe_unused]] int K) {
-#ifdef __CUDA_ARCH__
-  constexpr int kLine = 128;
-  const int64_t bytes = (p.end - p.begin) * K * static_cast<int64_t>(sizeof(Float));
-#pragma unroll 1
-  for (int64_t at = threadIdx.x * kLine; at < bytes; at += kThreads * kLine) {
-    const char *key = reinterpret_cast<const char*>(p.keys + p.begin * K) + at,
-               *value = reinterpret_cast<const char*>(p.values + p.begin * K) + at;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(key));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(value));
-  }
-#endif
+__device__ void prefetch(const Place<Float>& p, int K) {
+  const int64_t row = K * static_cast<int64_t>(sizeof(Float));
+  prefetch_lines(p.keys, p.begin * row, p.end * row, threadIdx.x, kThreads);
+  prefetch_lines(p.values, p.begin * row, p.end * row, threadIdx.x, kThreads);
 }
 
 // How element i of a head turns with its partner; beyond the rotation it stays as it is. Without
@@ -294,6 +286,7 @@ __device__ void add_partials(const volatile float* partials,
 template <class Float, bool kPacked>
 __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArguments a) {
   __shared__ BlockMemory<Float> memory;
+  let_next_start();
   const int K = a.K;
   const float logit = a.sink_logit ? a.sink_logit[head()] : -INFINITY;
   prefetch(find_place<Float>(a, a.states[stream()]), K);

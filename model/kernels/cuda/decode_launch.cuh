@@ -1,7 +1,8 @@
 // Launches that overlap, for the many short kernels of a decoding step (programmatic dependent
-// launch, from sm_90 on; elsewhere they run one after another). The rule: before `await_inputs` a
-// kernel reads only what no kernel of a step writes, and it writes nothing. As every kernel lets
-// the next one start only after its own wait, whatever ran two launches ago is complete.
+// launch, from sm_90 on; elsewhere they run one after another). The rule: every kernel begins with
+// `let_next_start`; before `await_inputs` it reads only what no kernel of a step writes, and it
+// writes nothing. A wait ends when the launch before has ended, and that one had waited, too: so
+// all launches before are complete.
 #pragma once
 
 #include <algorithm>
@@ -59,14 +60,33 @@ void launch_early(void (*kernel)(Parameters...),
 }
 #endif
 
-/// Waits until the launches before have ended and lets the next one start. Every thread of every
-/// block calls it.
-__device__ inline void await_inputs() {
+/// Lets blocks of the next launch take what room there is, once all blocks of this one run.
+__device__ inline void let_next_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+/// Waits until the launches before have ended. Every thread of every block calls it.
+__device__ inline void await_inputs() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Asks for bytes [begin, end) of `data` to come to L2; only a hint. Threads `index` of `count`
+/// share the lines.
+#ifdef __CUDACC__
+__device__ inline void prefetch_lines(
+    const void* data, int64_t begin, int64_t end, int64_t index, int64_t count) {
+  constexpr int64_t kLine = 128;
+#pragma unroll 1
+  for (int64_t at = begin + index * kLine; at < end; at += count * kLine)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(data) + at));
+}
+#else
+inline void prefetch_lines(const void*, int64_t, int64_t, int64_t, int64_t) {}
+#endif
 
 /// Whether all other of `blocks` blocks that share the counter have come here before: then what
 /// they wrote can be read (past L1: volatile). The counter is zero again afterwards.

@@ -95,6 +95,14 @@ __device__ Vectors await_vectors(const Job& job) {
   return {a, b, job.a.columns, job.b.columns};
 }
 
+// The weights of later launches, on their way to L2 while this one waits for its vectors.
+__device__ void prefetch_next(const Jobs& jobs) {
+  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x,
+                threads = int64_t{gridDim.x} * kThreads;
+#pragma unroll
+  for (const DecodeBytes& next : jobs.next) prefetch_lines(next.data, 0, next.size, thread, threads);
+}
+
 // Rows of any length, slowly.
 template <class Float, class Rows>
 __device__ void multiply_elements(
@@ -111,6 +119,7 @@ __device__ void multiply_elements(
 template <WeightType kType, int kVectors>
 __global__ void __launch_bounds__(kThreads, blocks_of_processor(kVectors))
     product_kernel(const __grid_constant__ Jobs jobs) {
+  let_next_start();
   const int index = static_cast<int>(blockIdx.x);
   const bool is_first = index < jobs.first_blocks;
   const Job& job = is_first ? jobs.first : jobs.second;
@@ -121,6 +130,7 @@ __global__ void __launch_bounds__(kThreads, blocks_of_processor(kVectors))
   Rows<kType, kVectors> rows(job);
   Cursor at{block * groups_of_block, 0};
   if (job.in_packs) rows.load(at);
+  prefetch_next(jobs);
   const Vectors x = await_vectors<kVectors>(job);
   if constexpr (kType != WeightType::kQ8) {
     using Float = std::conditional_t<kType == WeightType::kF32, float, Bf16>;
@@ -258,6 +268,7 @@ void launch_products(int64_t streams, const DecodeProduct& a, const DecodeProduc
     if (b) vectors = std::min(vectors, vectors_of_launch(*b, streams - begin));
     const int64_t count = std::min<int64_t>(vectors, streams - begin);
     Jobs jobs{};
+    std::copy(std::begin(a.next), std::end(a.next), jobs.next);
     jobs.first = job_of(a, begin, count, vectors);
     jobs.first_blocks = static_cast<int>(blocks_of(jobs.first, vectors));
     int64_t blocks = jobs.first_blocks, bytes = shared_bytes(a, vectors);

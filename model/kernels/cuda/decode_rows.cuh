@@ -51,6 +51,7 @@ struct Job {
 struct Jobs {
   Job first, second;
   int first_blocks;
+  DecodeBytes next[2];
 };
 
 using Words = Pack<uint32_t>;

@@ -25,6 +25,7 @@ __global__ void begin_kernel(const DecodeState* states,
                              const DecodeEmbedding embedding,
                              float* h,
                              float* angles) {
+  let_next_start();
   await_inputs();
   const DecodeState state = states[blockIdx.x];
   const int64_t D = embedding.D, half = embedding.half;
@@ -75,6 +76,7 @@ __device__ void choose(DecodeState& state, int64_t token, int64_t* output, int64
 // Streams in y; the last of a stream's blocks chooses.
 __global__ void greedy_kernel(DecodeState* states, const DecodeGreedy greedy) {
   __shared__ uint64_t of_warp[kThreads / kWarp];
+  let_next_start();
   await_inputs();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   const float* logits = greedy.logits + blockIdx.y * greedy.V;
@@ -100,6 +102,7 @@ __global__ void greedy_kernel(DecodeState* states, const DecodeGreedy greedy) {
 }
 
 __global__ void advance_kernel(DecodeState* states, int64_t streams) {
+  let_next_start();
   await_inputs();
   for (int64_t n = threadIdx.x; n < streams; n += kThreads) states[n].position += 1;
 }

@@ -141,6 +141,9 @@ inline float rsqrtf(float x) {
 inline float __expf(float x) {
   return std::exp(x);
 }
+inline float __fdividef(float x, float y) {
+  return x / y;
+}
 inline void sincospi(double x, double* sine, double* cosine) {
   *sine = std::sin(x * 3.14159265358979323846);
   *cosine = std::cos(x * 3.14159265358979323846);

@@ -62,6 +62,14 @@ std::string device_name() {
   return properties.name;
 }
 
+int compute_capability() {
+  const int device = c10::cuda::current_device();
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+
 int64_t peak_memory_bytes() {
   using namespace c10::cuda::CUDACachingAllocator;
   return getDeviceStats(c10::cuda::current_device()).reserved_bytes[0].peak;
@@ -81,11 +89,13 @@ basin_cuda_plugin() {
                                  &rotary_merge<Bf16>,
                                  &fold_sink<Bf16>,
                                  &sink_logit_gradient<Bf16>,
+                                 &sum_rows<Bf16>,
                                  linked_decode_kernels(),
                                  &capture,
                                  &replay,
                                  &release,
                                  &device_name,
+                                 &compute_capability,
                                  &peak_memory_bytes,
                                  &reset_peak_memory};
   return &plugin;

@@ -7,6 +7,7 @@
 
 #include "model/kernels/cuda/attention.h"
 #include "model/kernels/cuda/decode_kernels.h"
+#include "model/kernels/cuda/sum_rows.h"
 #include "model/kernels/kernel_set.h"
 
 namespace basin::kernels {
@@ -17,6 +18,7 @@ struct CudaPlugin {
   decltype(&kernels::rotary_merge<Bf16>) rotary_merge;
   decltype(&kernels::fold_sink<Bf16>) fold_sink;
   decltype(&kernels::sink_logit_gradient<Bf16>) sink_logit_gradient;
+  decltype(&kernels::sum_rows<Bf16>) sum_rows;
   DecodeKernels decode;
 
   // Runs `body` a few times, then records it, on a stream of its own; the result is replayed and in
@@ -27,6 +29,7 @@ struct CudaPlugin {
 
   // Of the current device:
   std::string (*device_name)();
+  int (*compute_capability)();     // 90 for an H100
   int64_t (*peak_memory_bytes)();  // most that LibTorch's allocator had reserved since the reset
   void (*reset_peak_memory)();
 };

@@ -1,0 +1,72 @@
+// A block's warps read a band of columns, a row each in turn; their sums are added up in shared
+// memory and, over all blocks, in a second launch.
+#include "model/kernels/cuda/sum_rows.h"
+
+#include "model/kernels/cuda/column_sums.cuh"
+#include "model/kernels/cuda/packs.cuh"
+
+namespace basin::kernels {
+namespace {
+
+constexpr int kWarps = 8, kAhead = 4;  // rows of a warp that are under way together
+constexpr int64_t kRowsOfBlock = 256;
+
+template <int kWidth, class Float>
+__global__ void __launch_bounds__(kWarp* kWarps)
+    sum_band(int64_t rows, int64_t columns, const Float* x, float* parts) {
+  __shared__ float of_warps[kWarps][kWarp * kWidth];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp,
+            warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t column = (int64_t{blockIdx.x} * kWarp + lane) * kWidth,
+                first = blockIdx.y * kRowsOfBlock, end = std::min(first + kRowsOfBlock, rows);
+  float sum[kWidth] = {};
+  if (column < columns) {
+    int64_t row = first + warp;
+    for (; row + (kAhead - 1) * kWarps < end; row += kAhead * kWarps) {
+      float v[kAhead][kWidth];
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) load(x + (row + u * kWarps) * columns + column, v[u]);
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u)
+        for (int j = 0; j < kWidth; ++j) sum[j] += v[u][j];
+    }
+    for (; row < end; row += kWarps) {
+      float v[kWidth];
+      load(x + row * columns + column, v);
+      for (int j = 0; j < kWidth; ++j) sum[j] += v[j];
+    }
+  }
+  for (int j = 0; j < kWidth; ++j) of_warps[warp][lane * kWidth + j] = sum[j];
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < kWarp * kWidth; i += kWarp * kWarps) {
+    const int64_t at = int64_t{blockIdx.x} * kWarp * kWidth + i;
+    if (at >= columns) continue;
+    float total = 0;
+    for (int w = 0; w < kWarps; ++w) total += of_warps[w][i];
+    parts[blockIdx.y * columns + at] = total;
+  }
+}
+
+}  // namespace
+
+template <class Float>
+void sum_rows(int64_t rows, int64_t columns, const Float* x, float* sums) {
+  const int64_t bands = blocks_for(rows, kRowsOfBlock);
+  const Scratch parts(bands * columns * static_cast<int64_t>(sizeof(float)));
+  with_width<Float>(packable<Float>(columns, x), [&](auto width) {
+    launch(&sum_band<width(), Float>,
+           dim3(blocks_for(columns, kWarp * width), bands),
+           dim3(kWarp * kWarps),
+           0,
+           rows,
+           columns,
+           x,
+           parts.template as<float>());
+  });
+  sum_columns(bands, columns, parts.template as<float>(), sums);
+}
+
+template decltype(sum_rows<float>) sum_rows<float>;
+template decltype(sum_rows<Bf16>) sum_rows<Bf16>;
+
+}  // namespace basin::kernels

@@ -42,6 +42,7 @@ CudaDecoder::CudaDecoder(const Transformer& model,
   make_room();
   make_products(weights);
   chain_products();
+  if (records_) make_one_launch(weights);
 }
 
 const float* CudaDecoder::keep(const at::Tensor& x) {
@@ -188,12 +189,43 @@ void CudaDecoder::chain_products() {
   }
 }
 
-void CudaDecoder::launch(End end) {
-  const auto N = static_cast<int64_t>(caches_.size());
-  const kernels::DecodeBatch batch{
-      N, reinterpret_cast<kernels::DecodeState*>(states_.mutable_data_ptr<int64_t>())};
-  kernels_.begin(
-      batch, embedding_, h_.mutable_data_ptr<float>(), angles_.mutable_data_ptr<float>());
+// Where the GPU and the sizes allow it, all layers are one launch.
+void CudaDecoder::make_one_launch(DecodeWeights weights) {
+  if (caches_.size() != 1 || weights != DecodeWeights::kModel || model_.dtype() != at::kBFloat16) return;
+  const ModelConfig& c = model_.config();
+  const auto bits = [](const kernels::WeightMatrix& w) { return static_cast<const kernels::Bf16*>(w.data); };
+  std::vector<kernels::DecodeLayer> layers;
+  for (const Layer& l : layers_)
+    layers.push_back({bits(l.qkv.w), bits(l.out.w), bits(l.up.w), bits(l.down.w),
+                      l.qkv.w.bias, l.out.w.bias, l.up.w.bias, l.down.w.bias,
+                      l.qkv.norm.weight, l.qkv.norm.bias, l.up.norm.weight, l.up.norm.bias,
+                      l.sink_logit.defined() ? l.sink_logit.const_data_ptr<float>() : nullptr});
+  const auto bytes = static_cast<int64_t>(layers.size() * sizeof(kernels::DecodeLayer));
+  kernels::DecodeLayers all{.L = c.num_hidden_layers,
+                            .D = c.hidden_size,
+                            .F = c.intermediate_size,
+                            .H = attention_.H,
+                            .G = attention_.G,
+                            .K = attention_.K,
+                            .rotary = attention_.rotary,
+                            .most_slots = attention_.most_slots,
+                            .is_rms = c.is_llama(),
+                            .is_swiglu = c.is_llama(),
+                            .is_parallel = parallel_residual_,
+                            .eps = static_cast<float>(c.norm_eps),
+                            .state = reinterpret_cast<kernels::DecodeState*>(states_.mutable_data_ptr<int64_t>()),
+                            .angles = angles_.const_data_ptr<float>(),
+                            .h = h_.mutable_data_ptr<float>()};
+  if (!cuda_plugin()->takes_decode_layers(all)) return;
+  const at::TensorOptions on_device = at::TensorOptions().device(model_.device()).dtype(at::kByte);
+  all.layers = static_cast<const kernels::DecodeLayer*>(owned_.emplace_back(at::from_blob(layers.data(), {bytes}, at::kByte).to(on_device)).const_data_ptr());
+  all.scratch = owned_.emplace_back(at::zeros({cuda_plugin()->decode_layers_scratch(all)}, on_device)).mutable_data_ptr();
+  one_launch_ = all;
+}
+
+void CudaDecoder::launch_layers(const kernels::DecodeBatch& batch) {
+  if (one_launch_) return cuda_plugin()->decode_layers(*one_launch_);
+  const int64_t N = batch.streams;
   for (size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     const float* logit =
@@ -209,6 +241,15 @@ void CudaDecoder::launch(End end) {
     }
     kernels_.product(N, layer.down);
   }
+}
+
+void CudaDecoder::launch(End end) {
+  const auto N = static_cast<int64_t>(caches_.size());
+  const kernels::DecodeBatch batch{
+      N, reinterpret_cast<kernels::DecodeState*>(states_.mutable_data_ptr<int64_t>())};
+  kernels_.begin(
+      batch, embedding_, h_.mutable_data_ptr<float>(), angles_.mutable_data_ptr<float>());
+  launch_layers(batch);
   kernels_.product(N, head_);
   if (end == End::kGreedy) {
     kernels_.greedy(batch, greedy_);

@@ -15,6 +15,7 @@
 #include "infer/kv_cache.h"
 #include "model/cuda.h"
 #include "model/kernels/cuda/decode_kernels.h"
+#include "model/kernels/cuda/decode_layers.h"
 #include "model/transformer.h"
 
 namespace basin {
@@ -39,6 +40,7 @@ class CudaDecoder {
   at::Tensor greedy(std::span<const int64_t> ids, int64_t steps);
 
   int64_t weight_bytes() const { return weight_bytes_; }  // that a step reads
+  bool is_one_launch() const { return one_launch_.has_value(); }  // all layers
 
  private:
   struct Layer {
@@ -55,9 +57,11 @@ class CudaDecoder {
   void make_room();
   void make_products(DecodeWeights weights);
   void chain_products();
+  void make_one_launch(DecodeWeights weights);
   const float* keep(const at::Tensor& x);
   void upload(std::span<const int64_t> ids);
   bool stands_at(std::span<const int64_t> ids) const;
+  void launch_layers(const kernels::DecodeBatch& batch);
   void launch(End end);
   void replay(std::optional<CudaGraph>& graph, End end);
 
@@ -70,6 +74,7 @@ class CudaDecoder {
   std::vector<at::Tensor> owned_;  // what products and norms point to, where it is not the model's
   std::vector<Layer> layers_;
   kernels::DecodeProduct head_;
+  std::optional<kernels::DecodeLayers> one_launch_;
   kernels::DecodeEmbedding embedding_;
   kernels::DecodeAttention attention_;
   kernels::DecodeGreedy greedy_;

@@ -243,7 +243,7 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       } else if (begin == 0) {
         dweight = dw.to(sums_in(hidden));
       } else {
-        dweight.add_(dw);
+        add_to_sum(dw, dweight);
       }
     }
     if (with_gradient) ctx->save_for_backward({dhidden, dweight.to(weight.scalar_type())});
@@ -362,6 +362,14 @@ void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tenso
 double sum_of_squares(const at::Tensor& x) {
   TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_contiguous(), "the sum of squares is of contiguous fp32");
   return fused(x) ? kernels_for(x).sum_of_squares(x.numel(), in<float>(x)) : reference::sum_of_squares(x);
+}
+
+void add_to_sum(const at::Tensor& x, at::Tensor& sum) {
+  if (!takes_cuda_kernel(x) || x.scalar_type() != at::kBFloat16 || !x.is_contiguous()) {
+    sum.add_(x);
+    return;
+  }
+  cuda_plugin()->add_to_sum(x.numel(), in<kernels::Bf16>(x), out<float>(sum));
 }
 
 }  // namespace basin::ops

@@ -83,6 +83,9 @@ void adamw(const AdamW& a, const at::Tensor& grad, at::Tensor& master, at::Tenso
 /// Of contiguous fp32, summed in fp64; non-finite when any element is. Waits for the device.
 double sum_of_squares(const at::Tensor& x);
 
+/// sum += x; the sum is fp32 and contiguous.
+void add_to_sum(const at::Tensor& x, at::Tensor& sum);
+
 namespace reference {
 at::Tensor norm(const at::Tensor& x, const Norm& n);
 std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& n);

@@ -5,6 +5,8 @@
 #   bash tests/gpu.sh pack DIR    builds, and copies what running takes into DIR (about 15 MB), for a machine without compiler and packages
 #   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors; for the comparison,
 #                                 torch.compile needs a C compiler and Python.h
+# With DATA=PREFIX of what `basin prepare --vocab-size 32000` made, also: llama-60m on it for a minute (SECONDS_OF_TRAINING=60) through NCCL with
+# ZeRO-1, stopped, and resumed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
@@ -36,6 +38,20 @@ step() {
   "$@" || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $? >&2; }
 }
 
+# Trains, is stopped by the clock, goes on from its checkpoint for a quarter of the time.
+llama_60m() {
+  local run=$1/llama-60m limit=${SECONDS_OF_TRAINING:-60} status=0 part
+  rm -rf "$run"
+  for part in "$limit" "$((limit / 4))"; do
+    RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$BASIN" train configs/llama-60m.yaml --set data.train="${DATA}_train" \
+      --set data.heldout="${DATA}_heldout" --set run.dir="$run" --set train.device=cuda --set train.distributed.backend=nccl \
+      --set train.distributed.shard_optimizer=true --set train.global_batch=128 --set train.micro_batch=32 --set train.checkpoint.every=50 --set train.log_every=10 \
+      --set train.validation.every=100 --set train.validation.tokens=131072 --set train.stop_after="${part}s" || status=$?
+    [ $status -eq 3 ] || return 1   # stopped on request, resumable
+  done
+  rm -rf "$run"/step-*
+}
+
 run() {
   local programs=$1 python=$2 out=${OUT:-runs/gpu}
   mkdir -p "$out"
@@ -50,12 +66,17 @@ run() {
   step "prefill" bash -c "$bench prefill $pythia --cache 4096 --tokens 4096 --json | tee $out/prefill.json"
   step "training" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --json | tee $out/train.json"
   step "checkpoints" bash -c "$bench checkpoint configs/llama-60m.yaml --set model.vocab_size=32000 --set train.device=cuda --json | tee $out/checkpoint.json"
+  if [ -n "${DATA:-}" ]; then
+    step "llama-60m, NCCL, ZeRO-1" llama_60m "$out"
+  else
+    printf '\n== llama-60m left out: DATA names no prepared text\n'
+  fi
   step "training against torch.compile" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
   [ -z "$failed" ] || { printf 'gpu: failed%s\n' "$failed" >&2; exit 1; }
 }
 
 case "${1:-}" in
-  -h|--help) sed -n '2,7s/^# \{0,1\}//p' tests/gpu.sh ;;
+  -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/gpu.sh ;;
   '') bash configs/setup.sh --clients; build; run "$PWD/build" .deps/clients/bin/python ;;
   pack) [ $# -eq 2 ] || fail "pack takes a directory"; build; pack "$2" ;;
   run)

@@ -19,7 +19,7 @@ struct GradientBuckets::Hook : torch::autograd::PostAccumulateGradHook {
   void operator()(const at::Tensor& parameter) override {
     if (parameter.scalar_type() != at::kFloat) {
       at::NoGradGuard no_grad;
-      sum_.add_(parameter.grad());
+      ops::add_to_sum(parameter.grad(), sum_);
       parameter.mutable_grad().reset();
     }
     buckets_.completed(parameter_);

@@ -312,6 +312,7 @@ def main():
     for case in arguments.cases or [c for c in CASES if c not in GPU_CASES]:
         say(f"== {case}")
         results += CASES[case](arguments.rounds)
+        arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "compare.json").write_text(json.dumps(results, indent=1))
     print(markdown(results))
 

@@ -177,5 +177,34 @@ TEST_F(Gpu, DecodingIsTheCpusDecoding) {
     }
 }
 
+// Heads of 64, so that all layers can be one launch: with grouped queries, an MLP whose units do not divide among the clusters, and
+// caches that fill and turn.
+TEST_F(Gpu, DecodingInOneLaunchIsTheCpusDecoding) {
+  const at::NoGradGuard no_grad;
+  const auto shape = [](ModelType type, int64_t heads, int64_t kv_heads, int64_t intermediate, bool parallel, SinkKind sink) {
+    ModelConfig c = gpu_config(type, sink);
+    c.hidden_size = 64 * heads, c.num_attention_heads = heads, c.num_key_value_heads = kv_heads, c.head_dim = 0;
+    c.intermediate_size = intermediate, c.use_parallel_residual = parallel, c.num_hidden_layers = 3;
+    return c;
+  };
+  for (const ModelConfig& config : {shape(ModelType::kGptNeox, 4, 0, 1024, true, SinkKind::kToken), shape(ModelType::kGptNeox, 12, 0, 3072, false, SinkKind::kToken),
+                                    shape(ModelType::kLlama, 4, 2, 712, false, SinkKind::kLogit), shape(ModelType::kLlama, 12, 4, 2048, false, SinkKind::kToken)})
+    for (const CacheShape& cache_shape : {CacheShape{1, 20}, CacheShape{4, 300}}) {
+      const Transformer model = random_model(config, at::kBFloat16);
+      const Transformer gpu = on_device(model, at::kBFloat16, device_);
+      KvCache cache(model, cache_shape), gpu_cache(gpu, cache_shape);
+      KvCache* caches[] = {&cache};
+      Decoder decoder(model);
+      CudaDecoder gpu_decoder(gpu, {&gpu_cache});
+      EXPECT_TRUE(gpu_decoder.is_one_launch());
+      for (int64_t i = 0; i < cache_shape.recent + 60; ++i) {
+        const int64_t id = 6 + i * 7 % 300;
+        const std::span<const float> logits = decoder.step({&id, 1}, caches);
+        const at::Tensor want = at::from_blob(const_cast<float*>(logits.data()), {1, model.config().vocab_size}), got = gpu_decoder.step({&id, 1});
+        ASSERT_LT(relative(got, want), 2e-2) << "token " << i << ", heads " << config.num_attention_heads;
+      }
+    }
+}
+
 }  // namespace
 }  // namespace basin

@@ -1,5 +1,6 @@
-// Softmax cross-entropy whose logits become their own gradient, a block for a row: one read for
-// maximum and sum together, and one more read and write for the gradient. Targets cannot be checked
+// Softmax cross-entropy whose logits become their own gradient, a block for a row. Rows that fit are
+// kept in shared memory: one read, one write. Longer ones are read once for maximum and sum
+// together, and once more for the gradient. Targets cannot be checked
 // here without waiting for the device: one outside the vocabulary makes its loss and its row NaN.
 #include <limits>
 
@@ -65,6 +66,44 @@ int64_t row_threads(int64_t V, int width) {
   return threads_for(blocks_for(V, width == 1 ? 4 : width), kMostThreads);
 }
 
+// Each thread keeps, and later reads, its own packs only.
+template <int kWidth, class Float>
+__global__ void __launch_bounds__(kMostThreads)
+    cross_entropy_kept(int64_t V, Float* logits, const int64_t* targets, float scale, float* nll) {
+  __shared__ float space[kWarp];
+  Float* const kept = shared_memory<Float>();  // (V)
+  Float* const row = logits + blockIdx.x * V;
+  const int64_t target = targets[blockIdx.x];
+  const bool known = target >= 0 && target < V;
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              target_logit = known ? widen(row[target]) : nan;
+  const int first = static_cast<int>(threadIdx.x) * kWidth,
+            step = static_cast<int>(blockDim.x) * kWidth, size = static_cast<int>(V);
+  float max = std::numeric_limits<float>::lowest(), sum = known ? 0.0f : nan;
+#pragma unroll 4
+  for (int i = first; i < size; i += step) {
+    const auto pack = *reinterpret_cast<const Pack<Float, kWidth>*>(row + i);
+    *reinterpret_cast<Pack<Float, kWidth>*>(kept + i) = pack;
+    for (int j = 0; j < kWidth; ++j) max = fmaxf(max, widen(pack.values[j]));
+  }
+  max = block_max(max, space);
+  for (int i = first; i < size; i += step) {
+    float x[kWidth];
+    load(kept + i, x);
+    for (int j = 0; j < kWidth; ++j) sum += __expf(x[j] - max);
+  }
+  sum = block_sum(sum, space);
+  if (threadIdx.x == 0) nll[blockIdx.x] = logf(sum) + (max - target_logit);
+  const float factor = 1.0f / sum;
+  for (int i = first; i < size; i += step) {
+    float x[kWidth];
+    load(kept + i, x);
+    for (int j = 0; j < kWidth; ++j)
+      x[j] = scale * (__expf(x[j] - max) * factor - (i + j == target ? 1.0f : 0.0f));
+    store(x, row + i);
+  }
+}
+
 }  // namespace
 
 template <class Float>
@@ -72,8 +111,13 @@ void cross_entropy_in_place(
     int64_t rows, int64_t V, Float* logits, const int64_t* targets, float scale, float* nll) {
   with_width<Float>(packable<Float>(V, logits), [&](auto width) {
     const dim3 threads(row_threads(V, width));
-    launch(
-        &cross_entropy_row<width(), Float>, dim3(rows), threads, 0, V, logits, targets, scale, nll);
+    constexpr int64_t kMost = 160 * 1024;  // what a block of every GPU since the A100 can have
+    const int64_t bytes = V * static_cast<int64_t>(sizeof(Float));
+    const bool keeps = bytes <= kMost;
+    const auto kernel =
+        keeps ? &cross_entropy_kept<width(), Float> : &cross_entropy_row<width(), Float>;
+    const int shared = keeps ? static_cast<int>(bytes) : 0;
+    launch(kernel, dim3(rows), threads, shared, V, logits, targets, scale, nll);
   });
 }
 

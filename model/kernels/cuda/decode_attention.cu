@@ -4,6 +4,7 @@
 // key to reach memory: every block that needs it rotates it again, one of them stores it.
 // Query heads that share keys read them through L2.
 #include "model/kernels/cuda/decode.h"
+#include "model/kernels/cuda/decode_lanes.cuh"
 #include "model/kernels/cuda/decode_launch.cuh"
 
 namespace basin::kernels {
@@ -85,24 +86,6 @@ __device__ void prefetch(const Place<Float>& p, int K) {
   const int64_t row = K * static_cast<int64_t>(sizeof(Float));
   prefetch_lines(p.keys, p.begin * row, p.end * row, threadIdx.x, kThreads);
   prefetch_lines(p.values, p.begin * row, p.end * row, threadIdx.x, kThreads);
-}
-
-// How element i of a head turns with its partner; beyond the rotation it stays as it is. Without
-// branches, so that nothing waits before all of an element's loads are out.
-struct Turn {
-  float cosine, sine;
-};
-__device__ int partner_of(int i, int half) {
-  return i >= 2 * half ? i : i < half ? i + half : i - half;
-}
-__device__ Turn turn_of(int i, int half, const float* cosines) {
-  const bool rotates = i < 2 * half;
-  const int pair = i < half ? i : i - half;
-  const float cosine = rotates ? cosines[pair] : 1.0f, sine = rotates ? cosines[half + pair] : 0.0f;
-  return {cosine, i < half ? -sine : sine};
-}
-__device__ float turned(const Turn& turn, float x, float partner) {
-  return x * turn.cosine + partner * turn.sine;
 }
 
 // The query, scaled, and the new key, both rotated for the ring and for the sinks; the new value.

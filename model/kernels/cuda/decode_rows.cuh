@@ -5,6 +5,7 @@
 #pragma once
 
 #include "model/kernels/cuda/decode.h"
+#include "model/kernels/cuda/decode_lanes.cuh"
 #include "model/kernels/cuda/decode_launch.cuh"
 
 namespace basin::kernels {
@@ -54,22 +55,6 @@ struct Jobs {
   DecodeBytes next[2];
 };
 
-using Words = Pack<uint32_t>;
-
-// Weights, which are read once: past L1.
-__device__ Words stream_words(const unsigned char* from) {
-#ifdef __CUDA_ARCH__
-  Words words;
-  uint32_t(&v)[4] = reinterpret_cast<uint32_t(&)[4]>(words.values);
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-               : "l"(from));
-  return words;
-#else
-  return *reinterpret_cast<const Words*>(from);
-#endif
-}
-
 // A finite fp16: its exponent moves from fp16's bias to fp32's.
 __device__ float from_fp16(uint16_t bits) {
   const uint32_t magnitude = bits & 0x7FFFu, sign = bits & 0x8000u;
@@ -95,13 +80,6 @@ __device__ void unpack(const Words& pack, int q, float scale, float (&to)[4]) {
   }
 }
 
-__device__ int lane_index() {
-  return static_cast<int>(threadIdx.x) % kWarp;
-}
-__device__ int warp_index() {
-  return static_cast<int>(threadIdx.x) / kWarp;
-}
-
 // Row r of a group; rows past the end repeat the last. SwiGLU's groups are half gates, half ups.
 template <int kRows>
 __device__ int64_t row_of(const Job& job, int group, int r) {
@@ -116,33 +94,6 @@ struct Cursor {
   int turn;   // groups before the block's first one
   int first;  // packs of the row before this round
 };
-
-// Half of the first 2 * kLeft values change hands, and so on, until every lane is left with one. By
-// recursion: all indices are constants, so that the values stay in registers.
-template <int kLeft, int kValues>
-__device__ void halve(float (&values)[kValues]) {
-  if constexpr (kLeft > 0) {
-    const bool upper = lane_index() & kLeft;
-#pragma unroll
-    for (int i = 0; i < kLeft; ++i) {
-      const float away = upper ? values[i] : values[i + kLeft],
-                  kept = upper ? values[i + kLeft] : values[i];
-      values[i] = kept + __shfl_xor_sync(0xffffffffu, away, kLeft);
-    }
-    halve<kLeft / 2>(values);
-  }
-}
-
-// Values of a warp's lanes -> their sums: lane l has that of values[l % kValues].
-template <int kValues>
-__device__ float gathered_sum(float (&values)[kValues]) {
-  halve<kValues / 2>(values);
-  float sum = values[0];
-#pragma unroll
-  for (int distance = kValues; distance < kWarp; distance *= 2)
-    sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  return sum;
-}
 
 // The block's vectors, (vectors, stride), in shared memory or where they were.
 struct Vectors {

@@ -196,6 +196,50 @@ __global__ void __launch_bounds__(kMostThreads) norm_gradient(NormBackward<Float
   }
 }
 
+// The same where a thread has one pack of a row: everything stays in registers, and the next row is
+// on its way while this one is summed up.
+template <bool kRms, int kWidth, class Float>
+__global__ void __launch_bounds__(kMostThreads) norm_gradient_in_registers(NormBackward<Float> a) {
+  __shared__ float space[kWarp];
+  using Row = Pack<Float, kWidth>;
+  const int64_t i = int64_t{threadIdx.x} * kWidth;
+  const bool is_mine = i < a.D;
+  const float count = static_cast<float>(a.D);
+  const auto load_row = [&](const Float* from, int64_t row) {
+    return is_mine && from && row < a.rows ? *reinterpret_cast<const Row*>(from + row * a.D + i)
+                                           : Row{};
+  };
+  float weight[kWidth] = {}, dweight[kWidth] = {}, dbias[kWidth] = {};
+  if (is_mine) load(a.weight + i, weight);
+  int64_t row = blockIdx.x;
+  Row h = load_row(a.h, row), dy = load_row(a.dy, row), dh = load_row(a.dh_in, row);
+  for (; row < a.rows; row += gridDim.x) {
+    const int64_t next = row + gridDim.x;
+    const Row next_h = load_row(a.h, next), next_dy = load_row(a.dy, next),
+              next_dh = load_row(a.dh_in, next);
+    const float center = a.stats[2 * row], scale = a.stats[2 * row + 1];
+    float n[kWidth], g[kWidth], along = 0, mean = 0;
+    for (int j = 0; j < kWidth; ++j) {
+      const float d = widen(dy.values[j]);
+      n[j] = is_mine ? (widen(h.values[j]) - center) * scale : 0.0f;
+      g[j] = d * weight[j];
+      dweight[j] += d * n[j];
+      dbias[j] += d;
+      along += g[j] * n[j];
+      if constexpr (!kRms) mean += g[j];
+    }
+    along = block_sum(along, space) / count;
+    if constexpr (!kRms) mean = block_sum(mean, space) / count;
+    for (int j = 0; j < kWidth; ++j)
+      g[j] = widen(dh.values[j]) + scale * (g[j] - n[j] * along - mean);
+    if (is_mine) store(g, a.dx + row * a.D + i);
+    h = next_h, dy = next_dy, dh = next_dh;
+  }
+  if (!is_mine) return;
+  store(dweight, a.dweight_parts + blockIdx.x * a.D + i);
+  if (a.dbias_parts) store(dbias, a.dbias_parts + blockIdx.x * a.D + i);
+}
+
 int64_t row_threads(int64_t D, int width) {
   return threads_for(blocks_for(D, width == 1 ? 4 : width), kMostThreads);
 }
@@ -251,11 +295,13 @@ void norm_backward(int64_t rows,
           *dbias_parts = dbias ? dweight_parts + blocks * D : nullptr;
     const NormBackward<Float> a{
         rows, D, h, weight, stats, dy, dh_in, dx, dweight_parts, dbias_parts};
-    launch(is_rms ? &norm_gradient<true, width(), Float> : &norm_gradient<false, width(), Float>,
-           dim3(blocks),
-           dim3(threads),
-           Kept<Float>::bytes(D, dbias != nullptr),
-           a);
+    const bool in_registers = width > 1 && threads * width >= D;
+    const auto kernel = in_registers ? (is_rms ? &norm_gradient_in_registers<true, width(), Float>
+                                               : &norm_gradient_in_registers<false, width(), Float>)
+                                     : (is_rms ? &norm_gradient<true, width(), Float>
+                                               : &norm_gradient<false, width(), Float>);
+    const int shared = in_registers ? 0 : Kept<Float>::bytes(D, dbias != nullptr);
+    launch(kernel, dim3(blocks), dim3(threads), shared, a);
     sum_columns(blocks, D, dweight_parts, dweight);
     if (dbias) sum_columns(blocks, D, dbias_parts, dbias);
   });

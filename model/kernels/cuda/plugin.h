@@ -7,7 +7,8 @@
 
 #include "model/kernels/cuda/attention.h"
 #include "model/kernels/cuda/decode_kernels.h"
-#include "model/kernels/cuda/sum_rows.h"
+#include "model/kernels/cuda/decode_layers.h"
+#include "model/kernels/cuda/sums.h"
 #include "model/kernels/kernel_set.h"
 
 namespace basin::kernels {
@@ -19,7 +20,11 @@ struct CudaPlugin {
   decltype(&kernels::fold_sink<Bf16>) fold_sink;
   decltype(&kernels::sink_logit_gradient<Bf16>) sink_logit_gradient;
   decltype(&kernels::sum_rows<Bf16>) sum_rows;
+  decltype(&kernels::add_to_sum<Bf16>) add_to_sum;
   DecodeKernels decode;
+  decltype(&kernels::takes_decode_layers) takes_decode_layers;
+  decltype(&kernels::decode_layers) decode_layers;
+  decltype(&kernels::decode_layers_scratch) decode_layers_scratch;
 
   // Runs `body` a few times, then records it, on a stream of its own; the result is replayed and in
   // the end released. `body` must do the same work each time and wait for nothing.

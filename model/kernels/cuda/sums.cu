@@ -1,6 +1,6 @@
-// A block's warps read a band of columns, a row each in turn; their sums are added up in shared
-// memory and, over all blocks, in a second launch.
-#include "model/kernels/cuda/sum_rows.h"
+// Over rows: a block's warps read a band of columns, a row each in turn; their sums are added up in
+// shared memory and, over all blocks, in a second launch.
+#include "model/kernels/cuda/sums.h"
 
 #include "model/kernels/cuda/column_sums.cuh"
 #include "model/kernels/cuda/packs.cuh"
@@ -47,6 +47,17 @@ __global__ void __launch_bounds__(kWarp* kWarps)
   }
 }
 
+template <int kWidth, class Float>
+__global__ void add_elements(int64_t n, const Float* x, float* sum) {
+  const int64_t i = first_element<kWidth>();
+  if (i >= n) return;
+  float v[kWidth], total[kWidth];
+  load(x + i, v);
+  load(sum + i, total);
+  for (int j = 0; j < kWidth; ++j) total[j] += v[j];
+  store(total, sum + i);
+}
+
 }  // namespace
 
 template <class Float>
@@ -66,7 +77,18 @@ void sum_rows(int64_t rows, int64_t columns, const Float* x, float* sums) {
   sum_columns(bands, columns, parts.template as<float>(), sums);
 }
 
+template <class Float>
+void add_to_sum(int64_t n, const Float* x, float* sum) {
+  constexpr int kThreads = 256;
+  in_packs<Float>(n, packable<Float>(0, x, sum), [&](auto width, int64_t begin, int64_t count) {
+    const dim3 blocks(blocks_for(count, kThreads * width));
+    launch(&add_elements<width(), Float>, blocks, dim3(kThreads), 0, count, x + begin, sum + begin);
+  });
+}
+
 template decltype(sum_rows<float>) sum_rows<float>;
 template decltype(sum_rows<Bf16>) sum_rows<Bf16>;
+template decltype(add_to_sum<float>) add_to_sum<float>;
+template decltype(add_to_sum<Bf16>) add_to_sum<Bf16>;
 
 }  // namespace basin::kernels

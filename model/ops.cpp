@@ -95,6 +95,45 @@ struct FusedNorm : Function<FusedNorm> {
   }
 };
 
+// On a GPU, for a parallel residual: one pass over the stream for both of its norms.
+struct FusedNormPair : Function<FusedNormPair> {
+  using Bf16 = kernels::Bf16;
+  static kernels::NormPair<Bf16> pair_of(const at::Tensor (&weights)[2], const at::Tensor (&biases)[2]) {
+    return {{in<Bf16>(weights[0]), in<Bf16>(weights[1])}, {in<Bf16>(biases[0]), in<Bf16>(biases[1])}};
+  }
+
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_in, const OptionalTensor& delta_in, const at::Tensor& weight, const OptionalTensor& bias,
+                               const at::Tensor& second_weight, const OptionalTensor& second_bias, bool is_rms, double eps) {
+    const at::Tensor x = x_in.contiguous(), delta = delta_in ? delta_in->contiguous() : at::Tensor();
+    const int64_t D = x.size(-1), rows = x.numel() / D;
+    const at::Tensor h = delta.defined() ? at::empty_like(x) : x, y = at::empty_like(x), second_y = at::empty_like(x);
+    const at::Tensor stats = at::empty({rows, 2}, x.options().dtype(at::kFloat));
+    const at::Tensor weights[] = {weight, second_weight}, biases[] = {tensor(bias), tensor(second_bias)};
+    cuda_plugin()->norm_pair_forward(rows, D, is_rms, static_cast<float>(eps), in<Bf16>(x), in<Bf16>(delta), pair_of(weights, biases),
+                                     delta.defined() ? out<Bf16>(h) : nullptr, {out<Bf16>(y), out<Bf16>(second_y)}, out<float>(stats));
+    ctx->save_for_backward({h, weight, tensor(bias), second_weight, tensor(second_bias), stats});
+    ctx->saved_data["is_rms"] = is_rms;
+    ctx->saved_data["has_delta"] = delta.defined();
+    if (delta.defined()) return {h, y, second_y};
+    return {y, second_y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &h = saved[0], &stats = saved[5], weights[] = {saved[1], saved[3]}, biases[] = {saved[2], saved[4]};
+    const bool has_delta = ctx->saved_data["has_delta"].toBool();
+    const size_t first = has_delta ? 1 : 0;
+    const at::Tensor dh = has_delta ? grads[0].contiguous() : at::Tensor(), dy = grads[first].contiguous(), second_dy = grads[first + 1].contiguous();
+    const int64_t D = h.size(-1), rows = h.numel() / D;
+    const at::Tensor dx = at::empty_like(h), dweight = at::empty({2, D}, stats.options()), dbias = biases[0].defined() ? at::empty({2, D}, stats.options()) : at::Tensor();
+    cuda_plugin()->norm_pair_backward(rows, D, ctx->saved_data["is_rms"].toBool(), in<Bf16>(h), pair_of(weights, biases), in<float>(stats),
+                                      {in<Bf16>(dy), in<Bf16>(second_dy)}, in<Bf16>(dh), out<Bf16>(dx), out<float>(dweight), out<float>(dbias));
+    const at::Tensor narrow = dweight.to(at::kBFloat16), narrow_bias = dbias.defined() ? dbias.to(at::kBFloat16) : dbias;
+    const auto row = [](const at::Tensor& both, int64_t n) { return both.defined() ? both[n] : both; };
+    return {dx, has_delta ? dx : at::Tensor(), row(narrow, 0), row(narrow_bias, 0), row(narrow, 1), row(narrow_bias, 1), at::Tensor(), at::Tensor()};
+  }
+};
+
 struct FusedAttention : Function<FusedAttention> {
   static kernels::AttentionShape shape_of(const at::Tensor& qkv, const HeadShape& s, const at::Tensor& cos) {
     return {qkv.size(0), qkv.size(1), s.heads, s.kv_heads, s.head_size, cos.defined() ? 2 * cos.size(-1) : 0};
@@ -301,6 +340,16 @@ std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor
   return {both[0], both[1]};
 }
 
+std::array<at::Tensor, 3> add_norms(const at::Tensor& x, const at::Tensor& delta, const Norm& first, const Norm& second) {
+  if (takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16 && cuda_plugin()->takes_norm_pair(x.size(-1))) {
+    const variable_list y = FusedNormPair::apply(x, optional(delta), first.weight, optional(first.bias), second.weight, optional(second.bias),
+                                                 first.kind == NormKind::kRms, first.eps);
+    return y.size() == 3 ? std::array{y[0], y[1], y[2]} : std::array{x, y[0], y[1]};
+  }
+  const auto [h, y] = delta.defined() ? add_norm(x, delta, first) : std::pair(x, norm(x, first));
+  return {h, y, norm(h, second)};
+}
+
 at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
   if (takes_flash_attention(qkv, shape.head_size)) return flash_attention(qkv, shape, rotary, sink_logit);
   if (!takes_cpu_kernel(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
@@ -323,7 +372,7 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
 
 // About 4 M logits, so that they stay in the outer cache, but at least 1024 rows, since each chunk adds its gradient to all of the head's.
 int64_t loss_chunk_rows(int64_t N, int64_t V, bool on_gpu) {
-  constexpr int64_t kOnGpu = 8192;   // its caches are too small to matter, its matrix products like many rows
+  constexpr int64_t kOnGpu = 16384;   // its caches are too small to matter, its matrix products like many rows
   return std::min(N, on_gpu ? kOnGpu : std::clamp<int64_t>((4 << 20) / V, 1024, 4096));
 }
 

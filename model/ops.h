@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -36,6 +37,9 @@ at::Tensor norm(const at::Tensor& x, const Norm& n);
 
 /// Residual add, then norm: h = x + delta, returns (h, norm(h)). All (..., D).
 std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& n);
+
+/// The same with two norms of one kind and eps: {h, first(h), second(h)}. Without delta (undefined) h is x.
+std::array<at::Tensor, 3> add_norms(const at::Tensor& x, const at::Tensor& delta, const Norm& first, const Norm& second);
 
 /// Causal self-attention over packed qkv (B, T, (H + 2G) K) with rotary inside -> (B, T, H K). Scale 1/sqrt(K).
 /// `sink_logit` (H) adds exp(sink_logit) to each softmax's denominator (zero sink: zeros without gradient); undefined: plain softmax.

@@ -71,9 +71,15 @@ at::Tensor Transformer::mlp(const Layer& layer, const at::Tensor& x) const {
 
 Residual Transformer::block(int64_t l, const LayerAttention& attend, const Residual& in) const {
   const Layer& layer = layers_[l];
-  const auto [x, normed] = add_norm(in, layer.attention_norm);   // (B, T, D)
-  const at::Tensor attended = ops::linear(attend(l, ops::linear(normed, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
-  if (!config_.is_llama() && config_.use_parallel_residual) return {x, attended + mlp(layer, ops::norm(x, layer.mlp_norm))};
+  const auto attention = [&](const at::Tensor& x) {   // (B, T, D)
+    return ops::linear(attend(l, ops::linear(x, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
+  };
+  if (!config_.is_llama() && config_.use_parallel_residual) {
+    const auto [x, for_attention, for_mlp] = ops::add_norms(in.x, in.delta, layer.attention_norm, layer.mlp_norm);
+    return {x, attention(for_attention) + mlp(layer, for_mlp)};
+  }
+  const auto [x, normed] = add_norm(in, layer.attention_norm);
+  const at::Tensor attended = attention(normed);
   const auto [h, normed_h] = add_norm({x, attended}, layer.mlp_norm);
   return {h, mlp(layer, normed_h)};
 }

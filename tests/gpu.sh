@@ -6,7 +6,7 @@
 #   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors; for the comparison,
 #                                 torch.compile needs a C compiler and Python.h
 # With DATA=PREFIX of what `basin prepare --vocab-size 32000` made, also: llama-60m on it for a minute (SECONDS_OF_TRAINING=60) through NCCL with
-# ZeRO-1, stopped, and resumed.
+# ZeRO-1, stopped, and resumed. ONLY=REGEX picks steps by their names: ONLY='kernels|decode'.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
@@ -34,6 +34,7 @@ pack() {
 failed=
 step() {
   local name=$1; shift
+  [[ $name =~ ${ONLY:-.} ]] || return 0
   printf '\n== %s\n' "$name"
   "$@" || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $? >&2; }
 }
@@ -64,8 +65,8 @@ run() {
   step "decode, 8 streams" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --streams 8 --no-peaks --json | tee $out/decode-8.json"
   step "stream" bash -c "$bench stream $pythia --cache 1024 --tokens 4194304 --repetitions 2 --warmup 1 --json | tee $out/stream.json"
   step "prefill" bash -c "$bench prefill $pythia --cache 4096 --tokens 4096 --json | tee $out/prefill.json"
-  step "training" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --json | tee $out/train.json"
-  step "checkpoints" bash -c "$bench checkpoint configs/llama-60m.yaml --set model.vocab_size=32000 --set train.device=cuda --json | tee $out/checkpoint.json"
+  step "training, one model" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --set train.precision=bf16 --json | tee $out/train.json"
+  step "checkpoints" bash -c "$bench checkpoint configs/llama-60m.yaml --set model.vocab_size=32000 --set train.device=cuda --set train.global_batch=16 --set train.micro_batch=16 --json | tee $out/checkpoint.json"
   if [ -n "${DATA:-}" ]; then
     step "llama-60m, NCCL, ZeRO-1" llama_60m "$out"
   else

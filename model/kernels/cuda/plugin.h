@@ -8,6 +8,7 @@
 #include "model/kernels/cuda/attention.h"
 #include "model/kernels/cuda/decode_kernels.h"
 #include "model/kernels/cuda/decode_layers.h"
+#include "model/kernels/cuda/norm_pair.h"
 #include "model/kernels/cuda/sums.h"
 #include "model/kernels/kernel_set.h"
 
@@ -19,6 +20,9 @@ struct CudaPlugin {
   decltype(&kernels::rotary_merge<Bf16>) rotary_merge;
   decltype(&kernels::fold_sink<Bf16>) fold_sink;
   decltype(&kernels::sink_logit_gradient<Bf16>) sink_logit_gradient;
+  decltype(&kernels::takes_norm_pair<Bf16>) takes_norm_pair;
+  decltype(&kernels::norm_pair_forward<Bf16>) norm_pair_forward;
+  decltype(&kernels::norm_pair_backward<Bf16>) norm_pair_backward;
   decltype(&kernels::sum_rows<Bf16>) sum_rows;
   decltype(&kernels::add_to_sum<Bf16>) add_to_sum;
   DecodeKernels decode;

@@ -6,16 +6,23 @@
 #   bash tests/long.sh agreement|steps|sink-speed|growth|plan
 #   bash tests/long.sh kill [N]             N times (200) kill -9 hits a run of two ranks, which is resumed and ends as if undisturbed
 #   bash tests/long.sh faults               every byte of a checkpoint damaged, every call of a run failing in seven ways, power cuts
+#   bash tests/long.sh clients [LAYOUT,..]  streaming of every imported layout against a literal reference in Python, 4000 tokens (installs transformers: 5 GB)
 #   bash tests/long.sh compare [CASE...]    speed against PyTorch, transformers, llama.cpp and SentencePiece (installs them: 5 GB)
 cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
-  -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
-  all|agreement|steps|sink-speed|growth|plan|kill|faults|compare) wanted=${1:-all} ;;
+  -h|--help) sed -n '2,11s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
+  all|agreement|steps|sink-speed|growth|plan|kill|faults|clients|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
 
+if [ "$wanted" = clients ]; then
+  bash configs/setup.sh --clients
+  cmake -S . -B build -G Ninja >/dev/null
+  ninja -C build -j 2 --quiet basin basin_model_tool
+  exec bash tests/client/run.sh streaming.py --tokens 4000 --cache 32,256 ${2:+--only "$2"}
+fi
 if [ "$wanted" = compare ]; then
   bash configs/setup.sh --compare
   cmake -S . -B build -G Ninja >/dev/null

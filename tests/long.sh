@@ -11,7 +11,7 @@
 cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
-  -h|--help) sed -n '2,11s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
+  -h|--help) sed -n '2,10s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
   all|agreement|steps|sink-speed|growth|plan|kill|faults|clients|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac

@@ -101,7 +101,7 @@ def main():
                 except (Failed, AssertionError) as failure:
                     failures += 1
                     said = f"FAILED: {failure}"
-            print(f"{name:<32} {said} ({time.perf_counter() - started:.1f} s)", flush=True)
+            print(f"{name:<48} {said} ({time.perf_counter() - started:.1f} s)", flush=True)
     return min(failures, 1)
 
 

@@ -15,20 +15,27 @@ from transformers import FalconConfig, GPTNeoXConfig, LlamaConfig, MistralConfig
 transformers.utils.logging.disable_progress_bar()
 VOCABULARY = 612
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
-SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "initializer_range": 0.12,
+SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "initializer_range": 0.1,
          "max_position_embeddings": 8192, **SPECIAL}
 LLAMA = {**SHAPE, "intermediate_size": 160, "num_key_value_heads": 2}
-NEOX = {**SHAPE, "num_attention_heads": 4, "intermediate_size": 160, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}}
 # Wavelengths of a head of 16: 6, 32, 167, 863, ..: kept below 64, mixed up to 256, stretched above.
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 256}
-# Its ALiBi: transformers rounds slope * place of the key to bf16 in models of any dtype, so that places from 256 on are not evenly spaced.
-FALCON_OLD = {"alibi": True, "bias": True, "multi_query": False, "parallel_attn": False}
-FALCON_NEW = {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2, "multi_query": False}
+FALCON_NEW = {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": False}
 
 
-def mpt(**more):
-    return MptConfig(vocab_size=VOCABULARY, d_model=96, n_heads=6, n_layers=2, max_seq_len=8192, initializer_range=0.12, **SPECIAL, **more)
+def neox(part=0.25, theta=10000.0, **more):
+    rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": part}
+    return GPTNeoXConfig(**{**SHAPE, "num_attention_heads": 4}, intermediate_size=160, rope_parameters=rope, **more)
+
+
+def mpt(heads):
+    return MptConfig(vocab_size=VOCABULARY, d_model=96, n_heads=heads, n_layers=2, max_seq_len=8192, initializer_range=0.1, **SPECIAL)
+
+
+def falcon_with_alibi(heads):
+    """transformers rounds slopes, and slope * place of a key, to bf16 in models of any dtype: places from 256 on are not evenly spaced."""
+    return FalconConfig(**{**SHAPE, "num_attention_heads": heads}, alibi=True, bias=True, multi_query=False, parallel_attn=False)
 
 
 @dataclasses.dataclass
@@ -50,8 +57,13 @@ def old_qwen2(config):   # a window that is not in use
 
 
 def old_falcon(config):  # keys that the first falcon checkpoints did not have
-    for key in ("max_position_embeddings", "rope_theta", "rope_scaling", "num_kv_heads", "ffn_hidden_size", "tie_word_embeddings", "activation"):
+    for key in ("max_position_embeddings", "rope_theta", "rope_scaling", "num_kv_heads", "ffn_hidden_size", "tie_word_embeddings",
+                "activation", "num_ln_in_parallel_attn"):
         config.pop(key, None)
+
+
+def old_falcon_40b(config):
+    config.pop("num_ln_in_parallel_attn")
 
 
 def old_mpt(config):     # mosaicml/mpt-7b's
@@ -71,18 +83,19 @@ LAYOUTS = {
                 "v4-bf16": Case(MistralConfig(**LLAMA, sliding_window=None), version=4, dtype=torch.bfloat16)},
     "qwen2": {"": Case(Qwen2Config(**LLAMA, rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
               "v4-tied-shards": Case(Qwen2Config(**LLAMA, tie_word_embeddings=True), version=4, shard="150KB", edit=old_qwen2)},
-    "gpt_neox-parallel": {"": Case(GPTNeoXConfig(**NEOX)),
-                          "v4-bin": Case(GPTNeoXConfig(**NEOX), version=4, bin=True)},
-    "gpt_neox-sequential": {"": Case(GPTNeoXConfig(**NEOX, use_parallel_residual=False)),
-                            "v4-tied": Case(GPTNeoXConfig(**NEOX, use_parallel_residual=False, tie_word_embeddings=True), version=4)},
-    "mpt": {"": Case(mpt()),
-            "v4-bin": Case(mpt(), version=4, bin=True, edit=old_mpt)},
+    "gpt_neox-parallel": {"": Case(neox()),
+                          "v4-bin": Case(neox(), version=4, bin=True)},
+    "gpt_neox-sequential": {"": Case(neox(use_parallel_residual=False)),
+                            "v4-whole-heads-no-bias-tied": Case(neox(1.0, 25000.0, use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True), version=4)},
+    "mpt": {"": Case(mpt(6)),
+            "v4-8-heads-bin": Case(mpt(8), version=4, bin=True, edit=old_mpt)},
     "falcon-7b": {"": Case(FalconConfig(**SHAPE)),
                   "v4-bf16": Case(FalconConfig(**SHAPE), version=4, dtype=torch.bfloat16, edit=old_falcon)},
-    "falcon-new": {"": Case(FalconConfig(**SHAPE, **FALCON_NEW)),
-                   "v4-untied-shards": Case(FalconConfig(**SHAPE, **FALCON_NEW, tie_word_embeddings=False), version=4, shard="150KB")},
-    "falcon-alibi": {"": Case(FalconConfig(**SHAPE, **FALCON_OLD)),
-                     "v4": Case(FalconConfig(**SHAPE, **FALCON_OLD), version=4, edit=old_falcon)},
+    "falcon-new": {"": Case(FalconConfig(**SHAPE, **FALCON_NEW, num_ln_in_parallel_attn=2)),
+                   "v4-untied-shards": Case(FalconConfig(**SHAPE, **FALCON_NEW, tie_word_embeddings=False), version=4, shard="150KB", edit=old_falcon_40b),
+                   "one-norm": Case(FalconConfig(**SHAPE, **FALCON_NEW, num_ln_in_parallel_attn=1))},
+    "falcon-alibi": {"": Case(falcon_with_alibi(12)),
+                     "v4-6-heads": Case(falcon_with_alibi(6), version=4, edit=old_falcon)},
 }
 
 

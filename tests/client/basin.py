@@ -1,8 +1,11 @@
-"""Basin's programs, as its users call them."""
+"""Basin's programs as its users call them, and what the client tests of this folder share."""
 
+import argparse
 import pathlib
 import struct
 import subprocess
+import tempfile
+import time
 
 import numpy
 
@@ -57,3 +60,26 @@ def write_dataset(ids, prefix):
     prefix.with_suffix(".idx").write_bytes(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, uint16, sequences, boundaries) + struct.pack("<i", len(tokens))
                                            + struct.pack("<q", 0) + struct.pack("<qq", 0, 1))
     return prefix
+
+
+def arguments_of(description, layouts):
+    """The parser of a test: --build and --only."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Basin, default=Basin(pathlib.Path(__file__).resolve().parents[2] / "build"), dest="basin", help="where Basin's programs lie")
+    parser.add_argument("--only", type=lambda names: names.split(","), default=list(layouts), help="layouts, separated by commas")
+    return parser
+
+
+def run_checks(checks):
+    """Runs all; the exit status. `checks`: (name, function of an empty folder, which returns what there is to say)."""
+    failures = 0
+    for name, check in checks:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                said = check(pathlib.Path(folder))
+            except (Failed, AssertionError) as failure:
+                failures += 1
+                said = f"FAILED: {failure}"
+        print(f"{name:<48} {said} ({time.perf_counter() - started:.1f} s)", flush=True)
+    return min(failures, 1)

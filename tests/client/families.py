@@ -2,16 +2,12 @@
 dense` and a greedy continuation. What Basin saves and exports is the same model to transformers, and the same bytes when that is saved again.
   families.py [--build DIR] [--only LAYOUT,...]"""
 
-import argparse
-import pathlib
 import sys
-import tempfile
-import time
 
 import torch
 
 import models
-from basin import Basin, Failed, write_dataset
+from basin import Failed, arguments_of, run_checks, write_dataset
 
 TOKENS, GREEDY, TOLERANCE = 512, 32, 1e-4
 
@@ -83,26 +79,15 @@ def check(case, basin, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", default=pathlib.Path(__file__).resolve().parents[2] / "build", help="where Basin's programs lie")
-    parser.add_argument("--only", default=",".join(models.LAYOUTS), help="layouts, separated by commas")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, models.LAYOUTS).parse_args()
     torch.set_num_threads(1)
-    basin = Basin(arguments.build)
-    if not basin.has_verb("export"):
+    if not arguments.basin.has_verb("export"):
         print("not checked: basin export (there is no such verb in this build)")
-    failures = 0
-    for layout in arguments.only.split(","):
-        for variant, case in models.LAYOUTS[layout].items():
-            name, started = "-".join(filter(None, (layout, variant))), time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    said = f"logits within {check(case, basin, pathlib.Path(folder)):.1e}"
-                except (Failed, AssertionError) as failure:
-                    failures += 1
-                    said = f"FAILED: {failure}"
-            print(f"{name:<48} {said} ({time.perf_counter() - started:.1f} s)", flush=True)
-    return min(failures, 1)
+
+    def named(layout, variant, case):
+        return "-".join(filter(None, (layout, variant))), lambda scratch: f"logits within {check(case, arguments.basin, scratch):.1e}"
+
+    return run_checks(named(layout, *variant) for layout in arguments.only for variant in models.LAYOUTS[layout].items())
 
 
 if __name__ == "__main__":

@@ -81,11 +81,9 @@ class Model:
     def __init__(self, model):
         config, body = model.config, model.base_model
         kind = config.model_type
-        self.head, self.vocabulary = model.get_output_embeddings(), config.vocab_size
-        self.embedding = model.get_input_embeddings()
-        block, layers, norm = {"llama": (LlamaBlock, "layers", "norm"), "mistral": (LlamaBlock, "layers", "norm"), "qwen2": (LlamaBlock, "layers", "norm"),
-                               "gpt_neox": (NeoxBlock, "layers", "final_layer_norm"), "mpt": (MptBlock, "blocks", "norm_f"),
-                               "falcon": (FalconBlock, "h", "ln_f")}[kind]
+        self.embedding, self.head = model.get_input_embeddings(), model.get_output_embeddings()
+        block, layers, norm = {"gpt_neox": (NeoxBlock, "layers", "final_layer_norm"), "mpt": (MptBlock, "blocks", "norm_f"),
+                               "falcon": (FalconBlock, "h", "ln_f")}.get(kind, (LlamaBlock, "layers", "norm"))
         self.blocks = [block(layer, config) for layer in getattr(body, layers)]
         self.norm = getattr(body, norm)
         alibi = kind == "mpt" or getattr(config, "alibi", False)

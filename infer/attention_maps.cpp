@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "configs/signals.h"
+#include "model/alibi.h"
 #include "model/rope.h"
 
 namespace basin {
@@ -30,6 +31,11 @@ class Recorder {
             model.config(),
             at::arange(sums.size(2), at::TensorOptions(at::kLong).device(model.device())))) {
     const int64_t T = sums.size(2);
+    model.config().require_window(T);
+    if (model.config().uses_alibi()) {
+      const at::Tensor table = alibi_table(model.config(), T).to(model.device());
+      alibi_ = (table.unsqueeze(1) - table.unsqueeze(2)).to(at::kFloat);
+    }
     future_ = at::ones({T, T}, at::TensorOptions(at::kBool).device(model.device())).triu(1);
   }
 
@@ -44,6 +50,7 @@ class Recorder {
                      k = heads(apply_rotary(x.narrow(2, H, G), rotary_)),
                      v = heads(x.narrow(2, H + G, G));
     at::Tensor scores = at::matmul(q, k.transpose(2, 3)) / std::sqrt(static_cast<double>(K));
+    if (alibi_.defined()) scores.add_(alibi_);
     scores.masked_fill_(future_, -std::numeric_limits<double>::infinity());
     if (const at::Tensor logit = model_.sink_logit(layer); logit.defined())
       scores = at::cat({scores, logit.view({1, H, 1, 1}).expand({B, H, T, 1})}, 3);
@@ -57,6 +64,7 @@ class Recorder {
   at::Tensor& sums_;
   ops::Rotary rotary_;
   at::Tensor future_;  // (T, T)
+  at::Tensor alibi_;   // (H, T, T), or undefined
 };
 
 double share_above(const at::Tensor& alpha) {

@@ -25,7 +25,7 @@ kernels::WeightType type_of(const at::Tensor& x) {
 }  // namespace
 
 bool CudaDecoder::supports(const Transformer& model) {
-  return model.device().is_cuda() && cuda_plugin() != nullptr &&
+  return model.device().is_cuda() && cuda_plugin() != nullptr && !model.config().uses_alibi() &&
          (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16);
 }
 
@@ -37,7 +37,8 @@ CudaDecoder::CudaDecoder(const Transformer& model,
       caches_(std::move(caches)),
       kernels_(kernels ? *kernels : cuda_plugin()->decode),
       records_(kernels == nullptr),
-      parallel_residual_(!model.config().is_llama() && model.config().use_parallel_residual) {
+      parallel_residual_(model.config().parallel_residual()) {
+  TORCH_CHECK(!model.config().uses_alibi(), "decoding on a GPU knows no ALiBi");
   const c10::InferenceMode ordinary(false);
   make_room();
   make_products(weights);
@@ -72,7 +73,7 @@ kernels::WeightMatrix CudaDecoder::matrix(const at::Tensor& weight,
 kernels::DecodeNorm CudaDecoder::norm(const at::Tensor& weight, const at::Tensor& bias) {
   return {.weight = keep(weight),
           .bias = keep(bias),
-          .is_rms = model_.config().is_llama(),
+          .is_rms = model_.config().rms_norm(),
           .eps = static_cast<float>(model_.config().norm_eps)};
 }
 
@@ -142,9 +143,10 @@ void CudaDecoder::make_products(DecodeWeights weights) {
     const std::string at = fmt::format("layers.{}.", l);
     Layer layer{.qkv = normed(product(at + "qkv", h_, qkv_), at + "attention_norm"),
                 .out = product(at + "attention_out", attended_, h_),
-                .up = normed(product(at + "up", h_, activated_), at + "mlp_norm"),
+                .up = normed(product(at + "up", h_, activated_),
+                             at + (c.has_mlp_norm() ? "mlp_norm" : "attention_norm")),
                 .down = product(at + "down", activated_, h_)};
-    layer.up.epilogue = c.is_llama() ? DecodeEpilogue::kSwiglu : DecodeEpilogue::kGelu;
+    layer.up.epilogue = c.gated_mlp() ? DecodeEpilogue::kSwiglu : DecodeEpilogue::kGelu;
     layer.out.epilogue = layer.down.epilogue = DecodeEpilogue::kAdd;
     if (parallel_residual_) {  // one sum of both
       layer.down.also = layer.out.w;

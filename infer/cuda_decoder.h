@@ -30,6 +30,7 @@ class CudaDecoder {
               DecodeWeights weights = DecodeWeights::kModel,
               const kernels::DecodeKernels* kernels = nullptr);
 
+  /// False for ALiBi too, which its attention does not know.
   static bool supports(const Transformer& model);
 
   /// ids[n] is the next token of stream n, whose cache advances by it. Logits fp32 (N, V) on the

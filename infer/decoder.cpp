@@ -175,6 +175,7 @@ void Decoder::make_room(int64_t streams) {
        3 * lines(streams * D) + lines(2 * streams) + lines(2 * c.head_size() + room_slots_)},
       at::kFloat);
   angles_ = at::empty({streams, 4, half}, at::kFloat);
+  if (c.uses_alibi()) alibi_ = at::empty({streams, c.heads(), room_slots_}, at::kFloat);
   steps_.resize(static_cast<size_t>(streams));
   room_ = streams;
 }
@@ -220,7 +221,8 @@ std::span<const float> Decoder::step(std::span<const int64_t> ids,
                  angles + half,
                  angles + 2 * half,
                  angles + 3 * half,
-                 nullptr};
+                 nullptr,
+                 place_alibi(static_cast<int64_t>(n), cache)};
   }
   if (weight_bytes() < kParallelBytes) {
     run({.index = 0, .count = 1}, ids, caches);
@@ -232,12 +234,29 @@ std::span<const float> Decoder::step(std::span<const int64_t> ids,
   return {logits_, static_cast<size_t>(streams_ * c.vocab_size)};
 }
 
+// The biases of the slots in use, (H, slots of the cache); null without ALiBi.
+const float* Decoder::place_alibi(int64_t stream, const KvCache& cache) {
+  if (!cache.alibi().defined()) return nullptr;
+  const auto [sinks, ring, slot] = cache.next_slots();
+  const int64_t H = cache.alibi().size(0), positions = cache.alibi().size(1);
+  const double* table = cache.alibi().const_data_ptr<double>();
+  float* to = alibi_.mutable_data_ptr<float>() + stream * H * room_slots_;
+  for (int64_t s = 0; s < sinks + ring; ++s) {
+    const int64_t key = cache.cache_position(s), query = cache.query_position();
+    for (int64_t h = 0; h < H; ++h)
+      to[h * cache.slots() + s] =
+          static_cast<float>(table[h * positions + key] - table[h * positions + query]);
+  }
+  return to;
+}
+
 // What one of the step's threads does: its rows of every product, its heads of every attention. The
 // residual stream and the norms are short, so that each thread has them for itself.
 void Decoder::run(const Worker& place,
                   std::span<const int64_t> ids,
                   std::span<KvCache* const> caches) {
-  const bool parallel = !model_.config().is_llama() && model_.config().use_parallel_residual;
+  const bool parallel = model_.config().parallel_residual(),
+             two_norms = model_.config().has_mlp_norm();
   const auto lines = [](int64_t n) { return (n + 15) / 16 * 16; };
   const int64_t size = lines(room_ * model_.config().hidden_size);
   Worker w = place;
@@ -254,8 +273,8 @@ void Decoder::run(const Worker& place,
     normalize(w, layer.attention_norm, delta, w.normed);
     product(w, layer.qkv, w.normed, qkv_);
     if (parallel) {
-      normalize(w, layer.mlp_norm, nullptr, w.mlp_normed);
-      up(w, layer, w.mlp_normed);
+      if (two_norms) normalize(w, layer.mlp_norm, nullptr, w.mlp_normed);
+      up(w, layer, two_norms ? w.mlp_normed : w.normed);
     }
     meet();
     attend(w, l, caches);
@@ -300,7 +319,7 @@ void Decoder::embed(const Worker& w, std::span<const int64_t> ids) const {
 void Decoder::normalize(const Worker& w, const Norm& norm, const float* delta, float* y) const {
   kernels::norm_forward<float>(streams_,
                                model_.config().hidden_size,
-                               model_.config().is_llama(),
+                               model_.config().rms_norm(),
                                static_cast<float>(model_.config().norm_eps),
                                w.h,
                                delta,

@@ -53,7 +53,7 @@ class Decoder {
     at::Tensor weight, bias;  // fp32 (D); bias undefined for RMSNorm
   };
   struct Layer {
-    Norm attention_norm, mlp_norm;
+    Norm attention_norm, mlp_norm;  // the latter without weight where both read the same
     kernels::WeightMatrix qkv, out, up, down;
     at::Tensor sink_logit;  // fp32 (H) or undefined
   };
@@ -68,6 +68,7 @@ class Decoder {
                                const at::Tensor& bias,
                                DecodeWeights format);
   void make_room(int64_t streams);
+  const float* place_alibi(int64_t stream, const KvCache& cache);
   void run(const Worker& worker, std::span<const int64_t> ids, std::span<KvCache* const> caches);
   void embed(const Worker& worker, std::span<const int64_t> ids) const;
   void normalize(const Worker& worker, const Norm& norm, const float* delta, float* y) const;
@@ -89,6 +90,7 @@ class Decoder {
   int64_t room_ = 0, room_slots_ = 0;  // streams and cache slots that the buffers below suffice for
   std::vector<kernels::StreamStep> steps_;
   at::Tensor shared_, private_, angles_;  // fp32
+  at::Tensor alibi_;                      // fp32 (streams, H, room_slots_), undefined without ALiBi
   float *qkv_ = nullptr, *attended_ = nullptr, *up_ = nullptr, *activated_ = nullptr,
         *delta_ = nullptr, *mlp_delta_ = nullptr, *logits_ = nullptr;  // in shared_: (N, ..)
 };

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/alibi.h"
 #include "model/flash_attention.h"
 #include "model/kernels/kernels.h"
 #include "model/rope.h"
@@ -38,6 +39,7 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
               shape.sinks,
               " + ",
               shape.recent);
+  model.config().require_window(shape.entries());
   const c10::InferenceMode ordinary(
       false);  // buffers that may be written in and outside of inference mode
   const ops::HeadShape heads = model.head_shape();
@@ -51,6 +53,8 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
   scores_ = at::empty({G, heads.heads / G, extra_ + slots}, options.dtype(compute_));
   if (model.dtype() != compute_)
     wide_ = at::empty({2, G, slots, heads.head_size}, options.dtype(compute_));
+  if (model.config().uses_alibi())
+    alibi_ = alibi_table(model.config(), shape.entries() + 1).to(model.device());
 }
 
 int64_t KvCache::bytes() const {
@@ -75,6 +79,12 @@ KvCache::Slots KvCache::next_slots() const {
   return {S, std::min(ring_size_, t - S + 1), S + ring_slot(t)};
 }
 
+int64_t KvCache::cache_position(int64_t slot) const {
+  if (slot < shape_.sinks) return slot;
+  const int64_t age = (ring_slot(position_) + ring_size_ - (slot - shape_.sinks)) % ring_size_;
+  return query_position() - age;
+}
+
 LayerAttention KvCache::attention() {
   return [this](int64_t layer, const at::Tensor& qkv) { return attend(layer, qkv); };
 }
@@ -84,8 +94,10 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
               "a cache streams one sequence: expected qkv (1, T, (H + 2G) K), got ",
               qkv.sizes());
   const at::NoGradGuard no_grad;
-  if (ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
-  if (qkv.size(1) > 1 && ops::takes_flash_attention(qkv, model_.head_shape().head_size))
+  // No fused kernel takes the biases of ALiBi: the plain way, slow but right.
+  const bool rotates = !alibi_.defined();
+  if (rotates && ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
+  if (rotates && qkv.size(1) > 1 && ops::takes_flash_attention(qkv, model_.head_shape().head_size))
     return attend_windowed(layer, qkv);
   const Plan& p = plan(qkv.size(1));
   if (p.tokens > 1 && p.blocks.empty()) plan_blocks(plan_);
@@ -110,6 +122,7 @@ const KvCache::Plan& KvCache::plan(int64_t tokens) {
   if (next.rotary.cos.defined())
     next.rotary = {next.rotary.cos.view({next.rotations, tokens, -1}),
                    next.rotary.sin.view({next.rotations, tokens, -1})};
+  if (alibi_.defined() && tokens == 1) next.alibi = slot_alibi();
   plan_ = std::move(next);
   return plan_;
 }
@@ -125,7 +138,11 @@ void KvCache::plan_blocks(Plan& p) {
     const int64_t from = std::max(p.band_begin, p.position + begin - shape_.recent);
     b.first = from - p.band_begin;
     b.keys = std::max<int64_t>(0, p.position + b.end - from);
-    b.mask = is_full(b) && full_mask_.defined() ? full_mask_ : block_mask(p, b);
+    // Masks of heads are large: only the one that blocks share is kept.
+    if (is_full(b) && full_mask_.defined())
+      b.mask = full_mask_;
+    else if (is_full(b) || !alibi_.defined())
+      b.mask = block_mask(p, b);
     if (is_full(b)) full_mask_ = b.mask;
     p.blocks.push_back(std::move(b));
   }
@@ -141,7 +158,34 @@ at::Tensor KvCache::block_mask(const Plan& p, const Block& b) const {
   at::Tensor mask = at::zeros({b.end - b.begin, extra_ + seen.size(1)}, options.dtype(compute_));
   mask.narrow(1, extra_, seen.size(1))
       .masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
-  return mask;
+  return alibi_.defined() ? mask + block_alibi(p, b) : mask;
+}
+
+// Biases of a block's scores, (H, T, E + S + keys), by positions in the cache: a query stands at
+// min(t, S + R), a sink at its own place, a recent entry as far before the query as in the text.
+at::Tensor KvCache::block_alibi(const Plan& p, const Block& b) const {
+  const at::TensorOptions options = at::TensorOptions(at::kLong).device(model_.device());
+  const int64_t T = b.end - b.begin, H = alibi_.size(0);
+  const at::Tensor t = at::arange(p.position + b.begin, p.position + b.end, options),
+                   query = t.clamp_max(shape_.entries());
+  const at::Tensor sink = at::arange(p.visible_sinks, options).expand({T, p.visible_sinks}),
+                   recent = at::arange(b.keys, options).add(p.band_begin + b.first).unsqueeze(0) +
+                            (query - t).unsqueeze(1);
+  const at::Tensor key = at::cat({sink, recent}, 1).clamp(0, shape_.entries());  // unseen: masked
+  const at::Tensor bias = alibi_.index_select(1, key.flatten()).view({H, T, -1}) -
+                          alibi_.index_select(1, query).unsqueeze(2);
+  return at::constant_pad_nd(bias.to(compute_), {extra_, 0});
+}
+
+// The same for one token, over the slots in use.
+at::Tensor KvCache::slot_alibi() const {
+  const auto [sinks, ring, slot] = next_slots();
+  std::vector<int64_t> key;
+  for (int64_t s = 0; s < sinks + ring; ++s) key.push_back(cache_position(s));
+  const at::Tensor bias = alibi_.index_select(1, at::tensor(key, at::kLong).to(alibi_.device())) -
+                          alibi_.select(1, query_position()).unsqueeze(1);
+  const int64_t G = keys_.size(1);
+  return bias.to(compute_).view({G, alibi_.size(0) / G, -1});
 }
 
 at::Tensor KvCache::attend_fused(int64_t layer, const at::Tensor& qkv) {
@@ -224,6 +268,7 @@ at::Tensor KvCache::attend_one(int64_t layer, const Rotated& x) {
   };
   score(x.q_sink, 0, sinks);
   score(x.q_ring, sinks, ring);
+  if (plan_.alibi.defined()) scores_.narrow(2, E, used).add_(plan_.alibi);
   if (E == 1) scores_.select(2, 0).copy_(model_.sink_logit(layer).view({G, -1}));
   const at::Tensor weights = at::softmax(scores_.narrow(2, 0, E + used), -1);
   return at::bmm(weights.narrow(2, E, used), v);  // (G, H / G, K)
@@ -287,7 +332,7 @@ at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x)
       scores.view({G, H / G, T, -1})
           .select(3, 0)
           .copy_(model_.sink_logit(layer).view({G, H / G, 1}).expand({G, H / G, T}));
-    scores.view({H, T, -1}).add_(b.mask);
+    scores.view({H, T, -1}).add_(b.mask.defined() ? b.mask : block_mask(p, b));
     const at::Tensor weights = at::softmax(scores, -1);
     at::Tensor out = at::bmm(weights.narrow(2, E + S, b.keys), v_band.narrow(1, b.first, b.keys));
     if (S > 0) out.baddbmm_(weights.narrow(2, E, S), v_sink);
@@ -301,6 +346,7 @@ at::Tensor KvCache::attend_chunk(int64_t layer, const Plan& p, const Rotated& x)
 // One softmax over the ring's band and one over the sinks, merged: each query's denominators add
 // up.
 at::Tensor KvCache::attend_windowed(int64_t layer, const at::Tensor& qkv) {
+  TORCH_CHECK(!alibi_.defined(), "window attention knows no ALiBi");
   const at::NoGradGuard no_grad;
   const Plan& p = plan(qkv.size(1));
   const Rotated x = rotate(p, qkv);

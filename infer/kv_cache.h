@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +23,8 @@ int64_t chunk_tokens(at::Device device);
 /// itself. Memory does not grow.
 class KvCache {
  public:
-  /// `model` must outlive the cache, whose dtype and device are the model's. R >= 1. `origin` is
+  /// `model` must outlive the cache, whose dtype and device are the model's. R >= 1. Throws
+  /// std::invalid_argument when the model's own sliding window is smaller. `origin` is
   /// added to every true position before the rotation: results do not depend on it (up to
   /// rounding), which is what lets a test stand beyond position 2^22 at once.
   KvCache(const Transformer& model, const CacheShape& shape, int64_t origin = 0);
@@ -56,6 +58,14 @@ class KvCache {
   int64_t position() const { return position_; }  // tokens of the stream so far
   const CacheShape& shape() const { return shape_; }
   int64_t bytes() const;  // of keys and values, constant
+  /// Where what `slot` holds stands in the cache, for the next token's query, which stands at
+  /// query_position(): sinks first, then the recent ones in the order of the text. What ALiBi goes
+  /// by.
+  int64_t cache_position(int64_t slot) const;
+  int64_t query_position() const { return std::min(position_, shape_.entries()); }
+  /// fp64 (H, S + R + 1), biases by position in the cache; undefined without ALiBi.
+  const at::Tensor& alibi() const { return alibi_; }
+
   /// Stream positions that the next token will see besides itself: sinks, then recent ones, oldest
   /// first.
   std::vector<int64_t> contents() const;
@@ -65,7 +75,8 @@ class KvCache {
   // the start of the chunk and of the band.
   struct Block {
     int64_t begin, end, first, keys;
-    at::Tensor mask;  // (end - begin, E + visible sinks + keys), 0 or -inf
+    at::Tensor mask;  // (end - begin, E + visible sinks + keys), 0 or -inf; with ALiBi (H, ..), its
+                      // biases added, and undefined where no other block shares it
   };
   // What all layers of a step share: rotary tables and, for T > 1, blocks with their masks.
   struct Plan {
@@ -74,6 +85,7 @@ class KvCache {
         1;               // rows of the table: positions t (+ origin), and with sinks min(t, S + R)
     ops::Rotary rotary;  // (rotations, T, rotary / 2)
     std::vector<Block> blocks;
+    at::Tensor alibi;  // (G, H / G, slots in use), for T = 1
   };
   struct Rotated {
     at::Tensor q_ring, q_sink, k,
@@ -82,6 +94,8 @@ class KvCache {
   const Plan& plan(int64_t tokens);
   void plan_blocks(Plan& plan);
   at::Tensor block_mask(const Plan& plan, const Block& block) const;
+  at::Tensor block_alibi(const Plan& plan, const Block& block) const;
+  at::Tensor slot_alibi() const;
   at::Tensor attend_fused(int64_t layer, const at::Tensor& qkv);
   Rotated rotate(const Plan& plan, const at::Tensor& qkv) const;
   at::Tensor attend_one(int64_t layer, const Rotated& x);
@@ -104,6 +118,7 @@ class KvCache {
   at::Tensor wide_;  // (2, G, S + R + 1, K), keys and values of one layer as fp32 when the cache is
                      // narrower
   at::Tensor full_mask_;  // of every block once the cache is full
+  at::Tensor alibi_;
   Plan plan_;
 };
 

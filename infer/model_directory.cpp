@@ -1,7 +1,9 @@
 #include "infer/model_directory.h"
 
 #include <fmt/core.h>
+#include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -73,10 +75,13 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Devic
   LoadedModel loaded;
   loaded.directory = resolve_model_directory(path);
   loaded.model = load_model(loaded.directory, type, device);
-  const nlohmann::json config = read_json(loaded.directory / "config.json");
-  if (const auto positions = config.find("max_position_embeddings");
-      positions != config.end() && positions->is_number_integer())
-    loaded.trained_tokens = positions->get<int64_t>() - loaded.model->config().sink.tokens();
+  if (const int64_t positions = read_max_positions(loaded.directory); positions > 0)
+    loaded.trained_tokens = positions - loaded.model->config().sink.tokens();
+  if (const int64_t window = loaded.model->config().sliding_window; window > 0) {
+    spdlog::info("the model attends to {} positions at most: caches can be as large, no larger",
+                 window);
+    if (loaded.trained_tokens > 0) loaded.trained_tokens = std::min(loaded.trained_tokens, window);
+  }
   loaded.eos_ids = read_eos_ids(loaded.directory);
   if (const fs::path file = loaded.directory / "tokenizer.model"; fs::exists(file)) {
     loaded.tokenizer.emplace(Tokenizer::load(file));

@@ -16,7 +16,9 @@
 #include <set>
 #include <stdexcept>
 
-#include "model/families/families.h"
+#include "model/families/config_file.h"
+#include "model/families/config_writer.h"
+#include "model/families/disk_layout.h"
 #include "model/safetensors.h"
 
 namespace basin {
@@ -174,6 +176,10 @@ std::optional<int64_t> step_number(const std::string& name) {
 
 ModelConfig read_model_config(const fs::path& directory) {
   return config_from_json(ConfigJson::read(directory / kConfig));
+}
+
+int64_t read_max_positions(const fs::path& directory) {
+  return max_positions_from_json(ConfigJson::read(directory / kConfig));
 }
 
 std::unique_ptr<Transformer> load_model(const fs::path& directory,

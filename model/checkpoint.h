@@ -14,6 +14,9 @@ namespace basin {
 /// Reads config.json (both dialects of rope keys). Throws std::runtime_error naming file and key for what it does not support.
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
+/// For how many positions the model was made, as its config.json says (max_position_embeddings, MPT's max_seq_len); 0 when it does not.
+int64_t read_max_positions(const std::filesystem::path& directory);
+
 /// Builds the model that `directory` holds, with weights as `dtype`. A missing, extra or wrongly shaped tensor is refused by name.
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& directory, at::ScalarType dtype, at::Device device);
 

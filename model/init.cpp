@@ -42,11 +42,11 @@ void fill_normal(float* out, int64_t n, uint64_t seed, uint64_t stream, double d
   });
 }
 
-/// Standard deviation of a matrix. llama: initializer_range throughout, as in Hugging Face.
+/// Standard deviation of a matrix: initializer_range throughout, as in Hugging Face, but for
 /// gpt_neox, as GPT-NeoX trained Pythia (megatron/model/init_functions.py): wang-init for what
 /// writes into the residual stream, small-init (Nguyen and Salazar, arXiv 1910.05895) for the rest.
 double deviation(const ModelConfig& config, const std::string& name) {
-  if (config.is_llama()) return config.initializer_range;
+  if (config.model_type != ModelType::kGptNeox) return config.initializer_range;
   const double hidden = static_cast<double>(config.hidden_size);
   const bool writes_residual =
       name.ends_with(".attention_out.weight") || name.ends_with(".down.weight");

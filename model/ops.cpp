@@ -350,7 +350,8 @@ std::array<at::Tensor, 3> add_norms(const at::Tensor& x, const at::Tensor& delta
   return {h, y, norm(h, second)};
 }
 
-at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit) {
+at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const at::Tensor& alibi) {
+  if (alibi.defined()) return reference::attention(qkv, shape, rotary, sink_logit, alibi);   // no fused kernel knows it: slow, but right
   if (takes_flash_attention(qkv, shape.head_size)) return flash_attention(qkv, shape, rotary, sink_logit);
   if (!takes_cpu_kernel(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
   return FusedAttention::apply(qkv, shape.heads, shape.kv_heads, shape.head_size, optional(rotary.cos), optional(rotary.sin), optional(sink_logit));

@@ -1,5 +1,5 @@
-// Names and shapes follow model/transformer.h: qkv rows are all q, all k, all v; a llama's `up`
-// holds the gate's rows first.
+// Names and shapes follow model/transformer.h: qkv rows are all q, all k, all v; the `up`
+// of a gated MLP holds the gate's rows first.
 #include "model/parameters.h"
 
 #include <functional>
@@ -36,23 +36,24 @@ int64_t ParameterShape::elements() const {
 }
 
 std::vector<ParameterShape> parameter_shapes(const ModelConfig& config) {
-  const bool llama = config.is_llama();
-  const bool bias = !llama, attention_bias = !llama && config.attention_bias;
   const int64_t D = config.hidden_size, F = config.intermediate_size;
+  const bool norm_bias = config.norm_bias();
   ShapeList list;
   list.add("embedding.weight", {config.vocab_size, D});
   for (int64_t n = 0; n < config.num_hidden_layers; ++n) {
     const std::string layer = "layers." + std::to_string(n) + ".";
-    list.add_norm(layer + "attention_norm", D, bias);
-    list.add_linear(layer + "qkv", config.qkv_size(), D, attention_bias);
-    list.add_linear(
-        layer + "attention_out", D, config.heads() * config.head_size(), attention_bias);
-    list.add_norm(layer + "mlp_norm", D, bias);
-    list.add_linear(layer + "up", llama ? 2 * F : F, D, bias);
-    list.add_linear(layer + "down", D, F, bias);
+    list.add_norm(layer + "attention_norm", D, norm_bias);
+    list.add_linear(layer + "qkv", config.qkv_size(), D, config.qkv_bias());
+    list.add_linear(layer + "attention_out",
+                    D,
+                    config.heads() * config.head_size(),
+                    config.attention_out_bias());
+    if (config.has_mlp_norm()) list.add_norm(layer + "mlp_norm", D, norm_bias);
+    list.add_linear(layer + "up", config.gated_mlp() ? 2 * F : F, D, config.mlp_bias());
+    list.add_linear(layer + "down", D, F, config.mlp_bias());
     if (config.sink.kind == SinkKind::kLogit) list.add(layer + "sink_logit", {config.heads()});
   }
-  list.add_norm("final_norm", D, bias);
+  list.add_norm("final_norm", D, norm_bias);
   if (!config.tie_word_embeddings) list.add("head.weight", {config.vocab_size, D});
   return list.take();
 }

@@ -68,8 +68,8 @@ class Pass {
   }
 
  private:
-  int64_t up_width() const { return (config_.is_llama() ? 2 : 1) * config_.intermediate_size; }
-  bool parallel() const { return !config_.is_llama() && config_.use_parallel_residual; }
+  int64_t up_width() const { return (config_.gated_mlp() ? 2 : 1) * config_.intermediate_size; }
+  bool parallel() const { return config_.parallel_residual(); }
   /// The residual stream behind block l is a tensor of its own; a first block that adds nothing to
   /// its input hands it on.
   bool leaves_new_stream(int64_t l) const { return l > 0 || !parallel(); }
@@ -106,7 +106,7 @@ class Pass {
     ledger_.take(qkv_);
     attend();
     ledger_.take(hidden_);  // attention's contribution
-    take_norm(/*adds=*/!parallel());
+    if (config_.has_mlp_norm()) take_norm(/*adds=*/!parallel());
     ledger_.take(up_);
     ledger_.take(activated_);
     ledger_.take(hidden_);  // the MLP's
@@ -117,8 +117,9 @@ class Pass {
     ledger_.give(hidden_);
   }
 
-  /// On a GPU, bf16 runs flash attention and fp32 the plain version, which holds all scores.
-  bool plain_attention() const { return shape_.cuda && !shape_.bf16; }
+  /// On a GPU, bf16 runs flash attention and fp32 the plain version, which holds all scores, as
+  /// ALiBi does everywhere.
+  bool plain_attention() const { return config_.uses_alibi() || (shape_.cuda && !shape_.bf16); }
   int64_t scores() const { return n_ * positions_ * config_.heads() * 4; }
   int64_t lse() const { return n_ * config_.heads() * 4; }
   /// What attention keeps beside its input and its output.
@@ -207,14 +208,17 @@ class Pass {
     ledger_.give(up_);
     ledger_.give(activated_);
     differentiate_linear(hidden_, up_width(), D);
-    ledger_.give(hidden_);
+    const bool two_norms = config_.has_mlp_norm();
+    if (two_norms) ledger_.give(hidden_);
     ledger_.give(up_);
-    differentiate_norm(/*joins=*/!parallel());
+    if (two_norms) differentiate_norm(/*joins=*/!parallel());
     if (parallel()) {  // the incoming gradient is still wanted when the stream's is added up
-      ledger_.take(hidden_);
-      ledger_.give(hidden_);
+      if (two_norms) {
+        ledger_.take(hidden_);
+        ledger_.give(hidden_);
+      }
       differentiate_linear(heads_, D, H_K);
-      ledger_.give(hidden_);
+      if (two_norms) ledger_.give(hidden_);
       ledger_.take(held_gradient);
     } else {
       ledger_.take(held_gradient);
@@ -224,6 +228,11 @@ class Pass {
     }
     differentiate_attention();
     differentiate_linear(hidden_, config_.qkv_size(), D);
+    if (!two_norms) {  // the norm's gradient is the sum of attention's and the MLP's
+      ledger_.take(hidden_);
+      ledger_.give(hidden_);
+      ledger_.give(hidden_);
+    }
     ledger_.give(hidden_);
     ledger_.give(qkv_);
     differentiate_norm(/*joins=*/true);

@@ -2,16 +2,30 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 namespace basin {
 
+namespace {
+
+// As Llama 3.1 does (transformers, _compute_llama3_parameters): short waves stay, long ones are stretched by `factor`, those between in part.
+double stretched(double frequency, const RopeScaling& scaling) {
+  if (scaling.rope_type == RopeType::kDefault) return frequency;
+  if (scaling.rope_type == RopeType::kLinear) return frequency / scaling.factor;
+  const double waves = static_cast<double>(scaling.original_max_position_embeddings) * frequency / (2 * std::numbers::pi);   // in the original length
+  const double kept = std::clamp((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
+  return kept * frequency + (1 - kept) * frequency / scaling.factor;
+}
+
+}  // namespace
+
 std::vector<double> rotary_frequencies(const ModelConfig& config) {
   const int64_t half = config.rotary_size() / 2;
   std::vector<double> frequencies(static_cast<size_t>(half));
   for (int64_t i = 0; i < half; ++i)
-    frequencies[static_cast<size_t>(i)] = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
+    frequencies[static_cast<size_t>(i)] = stretched(std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half)), config.rope_scaling);
   return frequencies;
 }
 

@@ -14,7 +14,7 @@ namespace basin {
 /// positions beyond 2^22 stay exact. Undefined tensors when nothing rotates.
 ops::Rotary rotary_table(const ModelConfig& config, const at::Tensor& positions);
 
-/// theta^(-2i/rotary) of the rotary/2 pairs of a head; empty when nothing rotates.
+/// theta^(-2i/rotary) of the rotary/2 pairs of a head, stretched as config.rope_scaling says; empty when nothing rotates.
 std::vector<double> rotary_frequencies(const ModelConfig& config);
 /// One position of the table: cos and sin (frequencies.size) of position * frequency.
 void rotary_angles(const std::vector<double>& frequencies, int64_t position, float* cos, float* sin);

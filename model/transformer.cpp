@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "model/alibi.h"
 #include "model/parameters.h"
 #include "model/rope.h"
 
@@ -14,7 +15,7 @@ namespace basin {
 namespace {
 
 ops::Norm make_norm(const ModelConfig& config, const at::Tensor& weight, const at::Tensor& bias) {
-  return {config.is_llama() ? ops::NormKind::kRms : ops::NormKind::kLayer, weight, bias, config.norm_eps};
+  return {config.rms_norm() ? ops::NormKind::kRms : ops::NormKind::kLayer, weight, bias, config.norm_eps};
 }
 
 /// The stream with its delta added, and the norm of that.
@@ -66,7 +67,7 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, at::De
 
 at::Tensor Transformer::mlp(const Layer& layer, const at::Tensor& x) const {
   const at::Tensor up = ops::linear(x, layer.up_weight, layer.up_bias);
-  return ops::linear(config_.is_llama() ? ops::swiglu(up) : ops::gelu(up), layer.down_weight, layer.down_bias);
+  return ops::linear(config_.gated_mlp() ? ops::swiglu(up) : ops::gelu(up), layer.down_weight, layer.down_bias);
 }
 
 Residual Transformer::block(int64_t l, const LayerAttention& attend, const Residual& in) const {
@@ -74,12 +75,13 @@ Residual Transformer::block(int64_t l, const LayerAttention& attend, const Resid
   const auto attention = [&](const at::Tensor& x) {   // (B, T, D)
     return ops::linear(attend(l, ops::linear(x, layer.qkv_weight, layer.qkv_bias)), layer.out_weight, layer.out_bias);
   };
-  if (!config_.is_llama() && config_.use_parallel_residual) {
+  if (config_.parallel_residual() && config_.has_mlp_norm()) {
     const auto [x, for_attention, for_mlp] = ops::add_norms(in.x, in.delta, layer.attention_norm, layer.mlp_norm);
     return {x, attention(for_attention) + mlp(layer, for_mlp)};
   }
   const auto [x, normed] = add_norm(in, layer.attention_norm);
   const at::Tensor attended = attention(normed);
+  if (config_.parallel_residual()) return {x, attended + mlp(layer, normed)};
   const auto [h, normed_h] = add_norm({x, attended}, layer.mlp_norm);
   return {h, mlp(layer, normed_h)};
 }
@@ -99,12 +101,15 @@ at::Tensor Transformer::logits(const at::Tensor& hidden) const { return ops::lin
 at::Tensor Transformer::decode(const at::Tensor& ids, const LayerAttention& attend) const { return logits(hidden_states(ids, attend).select(1, -1)); }
 
 LayerAttention Transformer::causal_attention(int64_t positions) const {
+  config_.require_window(positions);
   if (config_.rotary_size() > 0 && (!rotary_.cos.defined() || rotary_.cos.size(0) < positions)) {
     rotary_ = rotary_table(config_, at::arange(positions, at::TensorOptions(at::kLong).device(device())));
   }
   ops::Rotary rotary = rotary_;
   if (rotary.cos.defined()) rotary = {rotary.cos.narrow(0, 0, positions), rotary.sin.narrow(0, 0, positions)};
-  return [this, rotary](int64_t layer, const at::Tensor& qkv) { return ops::attention(qkv, head_shape(), rotary, sink_logit(layer)); };
+  if (config_.uses_alibi() && (!alibi_.defined() || alibi_.size(1) < positions)) alibi_ = alibi_table(config_, positions).to(device());
+  const at::Tensor alibi = alibi_.defined() ? alibi_.narrow(1, 0, positions) : alibi_;
+  return [this, rotary, alibi](int64_t layer, const at::Tensor& qkv) { return ops::attention(qkv, head_shape(), rotary, sink_logit(layer), alibi); };
 }
 
 at::Tensor Transformer::with_sinks(const at::Tensor& ids) const {

@@ -40,7 +40,7 @@ class Transformer {
   at::Tensor hidden_states(const at::Tensor& ids, const LayerAttention& attend) const;
   /// Hidden states (..., D) -> logits (..., V).
   at::Tensor logits(const at::Tensor& hidden) const;
-  /// Ordinary causal attention over positions 0..T-1, for training and dense evaluation.
+  /// Ordinary causal attention over positions 0..T-1, for training and dense evaluation. Throws std::invalid_argument beyond the model's own window.
   LayerAttention causal_attention(int64_t positions) const;
   /// Decoding's name for the same thing: ids (B, 1) and a cache's attention -> logits (B, V).
   at::Tensor decode(const at::Tensor& ids, const LayerAttention& attend) const;
@@ -62,10 +62,10 @@ class Transformer {
 
  private:
   struct Layer {
-    ops::Norm attention_norm, mlp_norm;
+    ops::Norm attention_norm, mlp_norm;   // the latter without weight where both read the same
     at::Tensor qkv_weight, qkv_bias;   // ((H + 2G) K, D): all q, all k, all v
     at::Tensor out_weight, out_bias;   // (D, H K)
-    at::Tensor up_weight, up_bias;     // llama (2F, D): gate, up; gpt_neox (F, D)
+    at::Tensor up_weight, up_bias;     // (2F, D): gate, up; without gate (F, D)
     at::Tensor down_weight, down_bias; // (D, F)
     at::Tensor sink_logit;             // (H), kind logit only
   };
@@ -80,7 +80,8 @@ class Transformer {
   std::vector<Layer> layers_;
   at::Tensor embedding_, head_;   // (V, D); head_ is embedding_ when tied
   ops::Norm final_norm_;
-  mutable ops::Rotary rotary_;    // table of causal_attention, grown on demand
+  mutable ops::Rotary rotary_;    // tables of causal_attention, grown on demand
+  mutable at::Tensor alibi_;      // (H, positions)
   at::Tensor zero_logit_, sink_ids_;
 };
 

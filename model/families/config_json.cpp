@@ -32,6 +32,15 @@ bool ConfigJson::has(const std::string& key) const {
   return found != object_.end() && !found->is_null();
 }
 
+bool ConfigJson::is_null(const std::string& key) const {
+  const auto found = object_.find(key);
+  return found != object_.end() && found->is_null();
+}
+
+bool ConfigJson::is_object(const std::string& key) const {
+  return has(key) && object_.at(key).is_object();
+}
+
 std::vector<std::string> ConfigJson::keys() const {
   std::vector<std::string> keys;
   for (const auto& [key, value] : object_.items()) keys.push_back(key);
@@ -85,6 +94,15 @@ std::vector<int64_t> ConfigJson::integers(const std::string& key) const {
   for (const nlohmann::json& value : list) valid = valid && value.is_number_integer();
   if (!valid) refuse(key, fmt::format("expected a list of integers, found {}", list.dump()));
   return list.get<std::vector<int64_t>>();
+}
+
+std::vector<std::string> ConfigJson::texts(const std::string& key) const {
+  if (!has(key)) return {};
+  const nlohmann::json& list = at(key);
+  bool valid = list.is_array();
+  for (const nlohmann::json& value : list) valid = valid && value.is_string();
+  if (!valid) refuse(key, fmt::format("expected a list of strings, found {}", list.dump()));
+  return list.get<std::vector<std::string>>();
 }
 
 ConfigJson ConfigJson::object(const std::string& key) const {

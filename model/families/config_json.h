@@ -17,6 +17,8 @@ class ConfigJson {
   static ConfigJson read(const std::filesystem::path& file);
 
   bool has(const std::string& key) const;
+  bool is_null(const std::string& key) const;  // written so, where absence means something else
+  bool is_object(const std::string& key) const;
   std::vector<std::string> keys() const;
   int64_t integer(const std::string& key) const;
   int64_t integer(const std::string& key, int64_t fallback) const;
@@ -24,8 +26,9 @@ class ConfigJson {
   bool boolean(const std::string& key, bool fallback) const;
   std::string text(const std::string& key) const;
   std::string text(const std::string& key, const std::string& fallback) const;
-  std::vector<int64_t> integers(const std::string& key) const;  // empty when absent
-  ConfigJson object(const std::string& key) const;              // empty when absent
+  std::vector<int64_t> integers(const std::string& key) const;   // empty when absent
+  std::vector<std::string> texts(const std::string& key) const;  // empty when absent
+  ConfigJson object(const std::string& key) const;               // empty when absent
 
   /// "FILE: key \"KEY\": reason"
   [[noreturn]] void refuse(const std::string& key, const std::string& reason) const;

@@ -1,14 +1,10 @@
 // Families are data: each has one file that says how its tensors are called and laid out on disk
-// and how its config.json reads, both ways. What families share (rope in both dialects, dtype, the
-// sink) is here.
+// and how its config.json reads, both ways. No LibTorch here: tensors themselves move in
+// disk_layout.h.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
-#include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +21,9 @@ struct DiskTensor {
   std::string internal;  // "layers.3.qkv.weight"
   int64_t first_row = 0;
   std::vector<int64_t> shape;
-  int64_t interleaved_heads =
-      0;  // H: rows on disk are (H, 3, K), q k v within each head; 0: rows as they are
+  int64_t qkv_groups = 0;  // G: rows on disk are (G, H/G + 2, K), in each group its queries, then a
+                           // key and a value; 0: rows as they are
+  int64_t heads = 0;       // H, with qkv_groups
 };
 
 /// How modules of a family are called on disk: internal "qkv" is, say, q_proj, k_proj and v_proj
@@ -39,12 +36,28 @@ struct DiskModule {
   };
   std::string internal;     // "embedding", or "qkv" of each layer
   std::vector<Part> parts;  // in the order of the internal rows
-  int64_t interleaved_heads = 0;
+  int64_t qkv_groups = 0;
+};
+
+/// How a family's config.json calls what all have. `older`: a spelling that is read, too.
+struct ConfigKey {
+  const char* name = nullptr;
+  const char* older = nullptr;
+};
+struct ConfigKeys {
+  ConfigKey hidden_size{"hidden_size"};
+  ConfigKey num_hidden_layers{"num_hidden_layers"};
+  ConfigKey num_attention_heads{"num_attention_heads"};
+  ConfigKey intermediate_size{"intermediate_size"};  // null: not in the file, 4 hidden_size
+  const char* max_position_embeddings = "max_position_embeddings";
+  bool tied = false;  // tie_word_embeddings where the file does not say
 };
 
 struct Family {
   ModelType type;
-  std::string layer_prefix;  // in front of the layer's number: "model.layers."
+  const char* architecture;  // "LlamaForCausalLM"
+  const char* layer_prefix;  // in front of the layer's number: "model.layers."
+  ConfigKeys keys;
   std::vector<DiskModule> (*modules)(
       const ModelConfig&);  // layers' modules without prefix, the others in full
   void (*read_config)(const ConfigJson& json,
@@ -55,6 +68,10 @@ struct Family {
 
 const Family& llama_family();
 const Family& gpt_neox_family();
+const Family& mistral_family();
+const Family& qwen2_family();
+const Family& mpt_family();
+const Family& falcon_family();
 const Family& family_of(ModelType type);
 
 /// Every tensor of the model as its family stores it.
@@ -62,28 +79,25 @@ std::vector<DiskTensor> disk_tensors(const ModelConfig& config);
 /// Buffers that old checkpoints carry and nobody needs: masks and inverse frequencies.
 bool is_legacy_buffer(const std::string& name);
 
-/// Internal tensor -> what goes to disk, and back into (a view of) the internal tensor. Shapes per
-/// `disk`.
-at::Tensor to_disk(const DiskTensor& disk, const at::Tensor& internal);
-void from_disk(const DiskTensor& disk, const at::Tensor& stored, const at::Tensor& internal);
+/// What mistral and qwen2 share with llama.
+std::vector<DiskModule> llama_modules(const ModelConfig& config);
+void read_llama_config(const ConfigJson& json, ModelConfig& config);
+void write_llama_config(const ModelConfig& config, nlohmann::ordered_json& json);
 
-/// The share of a head that rotates and the base, from `rope_parameters` (transformers 5), else the
-/// older keys.
+/// Refuses any activation but `expected` under `key`.
+void require_activation(const ConfigJson& json,
+                        const std::string& key,
+                        const std::string& expected);
+
+/// The share of a head that rotates, the base and the scaling, from `rope_scaling` and
+/// `rope_parameters` as transformers 5 combines them, else the older keys.
 void read_rope(const ConfigJson& json,
                const std::string& theta_key,
                double default_factor,
                ModelConfig& config);
-
-/// What save_model knows beyond the model itself.
-struct ConfigExtras {
-  int64_t sequence_length = 0;
-  at::ScalarType dtype = at::kFloat;
-  std::optional<int64_t> eos_token_id;
-};
-/// Throws std::runtime_error naming file and key for what is not supported.
-ModelConfig config_from_json(const ConfigJson& json);
-nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExtras& extras);
-nlohmann::ordered_json generation_config_to_json(const ModelConfig& config,
-                                                 const ConfigExtras& extras);
+/// rope_theta (under `theta_key`), rope_scaling and rope_parameters: the same in both dialects.
+void write_rope(const std::string& theta_key,
+                const ModelConfig& config,
+                nlohmann::ordered_json& json);
 
 }  // namespace basin

@@ -21,9 +21,7 @@ std::vector<DiskModule> modules(const ModelConfig& config) {
 }
 
 void read_config(const ConfigJson& json, bool, ModelConfig& config) {
-  const std::string activation = json.text("hidden_act", "gelu");
-  if (activation != "gelu")
-    json.refuse("hidden_act", "\"" + activation + "\" is not supported, only \"gelu\" (erf form)");
+  require_activation(json, "hidden_act", "gelu");
   config.attention_bias = json.boolean("attention_bias", true);
   config.use_parallel_residual = json.boolean("use_parallel_residual", true);
   config.norm_eps = json.number("layer_norm_eps", 1e-5);
@@ -35,11 +33,7 @@ void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
   json["hidden_act"] = "gelu";
   json["layer_norm_eps"] = config.norm_eps;
   json["rotary_pct"] = config.partial_rotary_factor;
-  json["rotary_emb_base"] = config.rope_theta;
-  json["rope_scaling"] = nullptr;
-  json["rope_parameters"] = {{"rope_type", "default"},
-                             {"rope_theta", config.rope_theta},
-                             {"partial_rotary_factor", config.partial_rotary_factor}};
+  write_rope("rotary_emb_base", config, json);
   json["attention_bias"] = config.attention_bias;
   json["use_parallel_residual"] = config.use_parallel_residual;
   json["attention_dropout"] = 0.0;
@@ -49,8 +43,13 @@ void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
 }  // namespace
 
 const Family& gpt_neox_family() {
-  static const Family family = {
-      ModelType::kGptNeox, "gpt_neox.layers.", modules, read_config, write_config};
+  static const Family family = {ModelType::kGptNeox,
+                                "GPTNeoXForCausalLM",
+                                "gpt_neox.layers.",
+                                {},
+                                modules,
+                                read_config,
+                                write_config};
   return family;
 }
 

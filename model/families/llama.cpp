@@ -1,11 +1,12 @@
 // Llama on disk: separate q, k, v, gate and up projections, no biases (transformers
-// LlamaForCausalLM).
+// LlamaForCausalLM). Llama 3 is a Llama with grouped queries and stretched rotary frequencies.
+#include <fmt/core.h>
+
 #include "model/families/families.h"
 
 namespace basin {
-namespace {
 
-std::vector<DiskModule> modules(const ModelConfig& config) {
+std::vector<DiskModule> llama_modules(const ModelConfig& config) {
   const int64_t q = config.heads() * config.head_size(),
                 kv = config.kv_heads() * config.head_size(), F = config.intermediate_size;
   return {
@@ -22,44 +23,51 @@ std::vector<DiskModule> modules(const ModelConfig& config) {
   };
 }
 
-void read_config(const ConfigJson& json, bool foreign, ModelConfig& config) {
-  const std::string activation = json.text("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish")
-    json.refuse("hidden_act", "\"" + activation + "\" is not supported, only \"silu\"");
+void read_llama_config(const ConfigJson& json, ModelConfig& config) {
+  require_activation(json, "hidden_act", "silu");
   for (const char* key : {"attention_bias", "mlp_bias"})
-    if (json.boolean(key, false)) json.refuse(key, "biases in llama models are not supported");
+    if (json.boolean(key, false))
+      json.refuse(
+          key, fmt::format("biases in {} models are not supported", enum_name(config.model_type)));
   config.num_key_value_heads = json.integer("num_key_value_heads", config.num_attention_heads);
   config.head_dim = json.integer("head_dim", 0);
   config.norm_eps = json.number("rms_norm_eps", 1e-6);
   read_rope(json, "rope_theta", 1.0, config);
-  if (foreign && config.partial_rotary_factor != 1.0)
-    json.refuse("partial_rotary_factor",
-                "a llama rotates whole heads everywhere else; with this key its model_type must be "
-                "\"basin_llama\"");
 }
 
-void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
+void write_llama_config(const ModelConfig& config, nlohmann::ordered_json& json) {
   json["num_key_value_heads"] = config.kv_heads();
   json["head_dim"] = config.head_size();
   json["hidden_act"] = "silu";
   json["rms_norm_eps"] = config.norm_eps;
-  json["rope_theta"] = config.rope_theta;
-  json["rope_scaling"] = nullptr;
-  json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", config.rope_theta}};
-  if (config.partial_rotary_factor != 1.0) {
+  write_rope("rope_theta", config, json);
+  if (config.partial_rotary_factor != 1.0)
     json["partial_rotary_factor"] = config.partial_rotary_factor;
-    json["rope_parameters"]["partial_rotary_factor"] = config.partial_rotary_factor;
-  }
+  json["attention_dropout"] = 0.0;
+}
+
+namespace {
+
+void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+  read_llama_config(json, config);
+}
+
+void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
+  write_llama_config(config, json);
   json["attention_bias"] = false;
   json["mlp_bias"] = false;
-  json["attention_dropout"] = 0.0;
 }
 
 }  // namespace
 
 const Family& llama_family() {
-  static const Family family = {
-      ModelType::kLlama, "model.layers.", modules, read_config, write_config};
+  static const Family family = {ModelType::kLlama,
+                                "LlamaForCausalLM",
+                                "model.layers.",
+                                {},
+                                llama_modules,
+                                read_config,
+                                write_config};
   return family;
 }
 

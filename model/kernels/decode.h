@@ -51,6 +51,7 @@ struct StreamStep {
   const float *cos_ring, *sin_ring;  // (rotary / 2) at the true position
   const float *cos_sink, *sin_sink;  // (rotary / 2) at the sinks' distance
   const float* sink_logit;           // (H) or null
+  const float* alibi = nullptr;      // (H, slots), added to the scores of the slots in use, or null
 };
 
 /// What it reads and writes.

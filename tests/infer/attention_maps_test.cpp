@@ -12,6 +12,8 @@
 namespace basin {
 namespace {
 
+constexpr int kSlopes[] = {-2, -4, -6, -8, -1, -3};  // of ALiBi with six heads, as powers of 2
+
 // Attention weights (L, H, T, T) of one sequence, one number at a time, in fp64.
 at::Tensor naive_weights(const Transformer& model, const at::Tensor& ids) {
   const auto [H, G, K] = model.head_shape();
@@ -33,7 +35,9 @@ at::Tensor naive_weights(const Transformer& model, const at::Tensor& ids) {
           double dot = 0;
           for (int64_t d = 0; d < K; ++d)
             dot += p[(t * (H + G) + h) * K + d] * p[(k * (H + G) + H + h / (H / G)) * K + d];
-          sum += weight[k] = std::exp(dot / std::sqrt(static_cast<double>(K)));
+          const double bias =
+              model.config().uses_alibi() ? std::ldexp(static_cast<double>(k - t), kSlopes[h]) : 0;
+          sum += weight[k] = std::exp(dot / std::sqrt(static_cast<double>(K)) + bias);
         }
         for (int64_t k = 0; k <= t; ++k) all[layer][h][t][k] = weight[k] / sum;
       }
@@ -74,6 +78,15 @@ TEST(SinkMetric, IsTheDefinition) {
               1e-5);
     EXPECT_EQ(metric.sequences, 2);
   }
+}
+
+TEST(SinkMetric, OfAlibiToo) {
+  const Transformer model = random_model(variant_base(ModelType::kMpt, 0), at::kFloat, 3);
+  const at::Tensor samples = random_tokens(model.config(), kSinkPositions).unsqueeze(0);
+  const at::Tensor expected = naive_weights(model, samples).narrow(2, 0, 32).narrow(3, 0, 32);
+  EXPECT_LT(
+      (measure_sink(model, samples).maps.to(at::kDouble) - expected).abs().max().item<double>(),
+      1e-5);
 }
 
 // One layer whose every query points at the key of token 6 alone: all attention beyond itself goes

@@ -81,6 +81,16 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                                           SinkKind::kZero,
                                                           SinkKind::kLogit)));
 
+TEST(CudaDecoder, EveryImportedLayoutThatRotates) {
+  for (const FamilyVariant& v : family_variants()) {
+    const Transformer model = random_model(v.config, at::kFloat, 2);
+    if (v.config.uses_alibi())
+      EXPECT_THROW(largest_error(model, {{2, 13}}), c10::Error) << v.name;
+    else
+      EXPECT_LT(largest_error(model, {{2, 13}}), 1e-4) << v.name;
+  }
+}
+
 TEST(CudaDecoder, SequentialResidualAndTiedHead) {
   ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
   config.use_parallel_residual = false;

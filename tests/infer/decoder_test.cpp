@@ -65,6 +65,14 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                                           SinkKind::kZero,
                                                           SinkKind::kLogit)));
 
+TEST(Decoder, EveryImportedLayout) {
+  for (const FamilyVariant& v : family_variants()) {
+    const Transformer model = random_model(v.config, at::kFloat, 2);
+    for (const CacheShape shape : {CacheShape{0, 9}, CacheShape{4, 13}})
+      EXPECT_LT(largest_error(model, shape), 1e-4) << v.name << " " << shape.sinks;
+  }
+}
+
 TEST(Decoder, SequentialResidualTiedHeadAndOddSizes) {
   ModelConfig config = tiny_config(ModelType::kGptNeox, SinkKind::kToken);
   config.use_parallel_residual = false;

@@ -48,7 +48,8 @@ class LiteralCache {
       for (int64_t i = 0; i < n; ++i) {
         double dot = 0;
         for (int64_t d = 0; d < K; ++d) dot += q[h * K + d] * rotated[i][g * K + d];
-        sum += weight[i] = std::exp(dot / std::sqrt(static_cast<double>(K)));
+        sum += weight[i] =
+            std::exp(dot / std::sqrt(static_cast<double>(K)) + bias(h, i) - bias(h, n - 1));
       }
       double* o = out.mutable_data_ptr<double>() + h * K;
       for (int64_t i = 0; i < n; ++i)
@@ -67,6 +68,31 @@ class LiteralCache {
  private:
   size_t layers() const { return static_cast<size_t>(model_.config().num_hidden_layers); }
 
+  // ALiBi of a key at a place in the cache, as transformers' MptModel and FalconModel add it: the
+  // slopes of six heads, and Falcon's bf16.
+  double bias(int64_t head, int64_t place) const {
+    constexpr int kExponents[] = {-2, -4, -6, -8, -1, -3};
+    if (!model_.config().uses_alibi()) return 0;
+    const double product = std::ldexp(static_cast<double>(place), kExponents[head]);
+    if (model_.config().model_type == ModelType::kMpt) return product;
+    return static_cast<float>(c10::BFloat16(static_cast<float>(product))) /
+           std::sqrt(static_cast<double>(model_.config().head_size()));
+  }
+
+  // As transformers' _compute_linear_scaling_rope_parameters and _compute_llama3_parameters.
+  double stretched(double frequency) const {
+    const RopeScaling& r = model_.config().rope_scaling;
+    if (r.rope_type == RopeType::kDefault) return frequency;
+    if (r.rope_type == RopeType::kLinear) return frequency / r.factor;
+    const double original = static_cast<double>(r.original_max_position_embeddings),
+                 wave = 2 * std::acos(-1.0) / frequency;
+    if (wave < original / r.high_freq_factor) return frequency;
+    if (wave > original / r.low_freq_factor) return frequency / r.factor;
+    const double smooth =
+        (original / wave - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
+    return (1 - smooth) * frequency / r.factor + smooth * frequency;
+  }
+
   // The pairs (i, i + rotary / 2) of each head, as complex numbers, turned by position * theta^(-2i
   // / rotary).
   std::vector<double> rotate(std::vector<double> heads, int64_t position) {
@@ -75,7 +101,9 @@ class LiteralCache {
       std::vector<std::complex<double>>& turn = turns_.emplace_back();
       for (int64_t i = 0; i < half; ++i)
         turn.push_back(std::polar(
-            1.0, position * std::pow(model_.config().rope_theta, -static_cast<double>(i) / half)));
+            1.0,
+            position * stretched(std::pow(model_.config().rope_theta,
+                                          -static_cast<double>(i) / static_cast<double>(half)))));
     }
     for (size_t head = 0; head < heads.size(); head += K)
       for (int64_t i = 0; i < half; ++i) {
@@ -141,11 +169,29 @@ double largest(const at::Tensor& difference) {
 }
 
 struct Case {
-  ModelType type;
-  SinkKind kind;
-  int64_t count;
+  std::string name;
+  ModelConfig config;
   std::vector<CacheShape> shapes;
 };
+
+Case plain(ModelType type, SinkKind kind, int64_t count, std::vector<CacheShape> shapes) {
+  return {std::string(enum_name(type)) + "_" + std::string(enum_name(kind)) + std::to_string(count),
+          tiny_config(type, kind, count),
+          std::move(shapes)};
+}
+
+std::vector<Case> variants() {
+  std::vector<Case> all;
+  for (const FamilyVariant& v : family_variants())
+    all.push_back({v.name, v.config, {{0, 32}, {4, v.config.uses_alibi() ? 60 : 252}}});
+  for (const SinkKind kind : {SinkKind::kToken, SinkKind::kLogit})
+    for (const FamilyVariant& v : family_variants())
+      if (v.config.uses_alibi()) {
+        all.push_back({v.name + "_" + std::string(enum_name(kind)), v.config, {{1, 63}}});
+        all.back().config.sink.kind = kind;
+      }
+  return all;
+}
 
 class ThreeWays : public testing::TestWithParam<Case> {};
 
@@ -161,7 +207,7 @@ constexpr double kGain = 1.75;
 
 TEST_P(ThreeWays, Agree) {
   const Case& c = GetParam();
-  const ModelConfig config = tiny_config(c.type, c.kind, c.count);
+  const ModelConfig& config = c.config;
   const Transformer model = random_model(config, at::kFloat, kGain),
                     exact = random_model(config, at::kDouble, kGain);
   const at::Tensor tokens = random_tokens(config, stream_tokens() + 1);
@@ -184,7 +230,7 @@ TEST_P(ThreeWays, Agree) {
 // Otherwise the comparison above could not see a wrong sink.
 TEST_P(ThreeWays, InitialTokensMatter) {
   const Case& c = GetParam();
-  const ModelConfig config = tiny_config(c.type, c.kind, c.count);
+  const ModelConfig& config = c.config;
   const Transformer model = random_model(config, at::kFloat, kGain);
   const at::Tensor tokens = random_tokens(config, stream_tokens() + 1);
   for (const CacheShape& shape : c.shapes) {
@@ -200,20 +246,19 @@ TEST_P(ThreeWays, InitialTokensMatter) {
 INSTANTIATE_TEST_SUITE_P(
     All,
     ThreeWays,
-    testing::Values(Case{ModelType::kLlama, SinkKind::kNone, 1, {{4, 508}, {0, 64}}},
-                    Case{ModelType::kLlama, SinkKind::kToken, 1, {{1, 15}, {4, 196}}},
-                    Case{ModelType::kLlama, SinkKind::kZero, 1, {{2, 62}, {0, 16}}},
-                    Case{ModelType::kLlama, SinkKind::kLogit, 1, {{4, 12}, {1, 255}}},
-                    Case{ModelType::kGptNeox, SinkKind::kNone, 1, {{0, 256}, {1, 15}}},
-                    Case{ModelType::kGptNeox, SinkKind::kToken, 1, {{1, 299}, {2, 62}}},
-                    Case{ModelType::kGptNeox, SinkKind::kToken, 2, {{4, 60}, {1, 63}}},
-                    Case{ModelType::kGptNeox, SinkKind::kZero, 1, {{4, 28}, {1, 127}}},
-                    Case{ModelType::kGptNeox, SinkKind::kLogit, 1, {{2, 14}, {0, 100}}}),
-    [](const auto& each) {
-      const Case& c = each.param;
-      return std::string(enum_name(c.type)) + "_" + std::string(enum_name(c.kind)) +
-             std::to_string(c.count);
-    });
+    testing::Values(plain(ModelType::kLlama, SinkKind::kNone, 1, {{4, 508}, {0, 64}}),
+                    plain(ModelType::kLlama, SinkKind::kToken, 1, {{1, 15}, {4, 196}}),
+                    plain(ModelType::kLlama, SinkKind::kZero, 1, {{2, 62}, {0, 16}}),
+                    plain(ModelType::kLlama, SinkKind::kLogit, 1, {{4, 12}, {1, 255}}),
+                    plain(ModelType::kGptNeox, SinkKind::kNone, 1, {{0, 256}, {1, 15}}),
+                    plain(ModelType::kGptNeox, SinkKind::kToken, 1, {{1, 299}, {2, 62}}),
+                    plain(ModelType::kGptNeox, SinkKind::kToken, 2, {{4, 60}, {1, 63}}),
+                    plain(ModelType::kGptNeox, SinkKind::kZero, 1, {{4, 28}, {1, 127}}),
+                    plain(ModelType::kGptNeox, SinkKind::kLogit, 1, {{2, 14}, {0, 100}})),
+    [](const auto& each) { return each.param.name; });
+INSTANTIATE_TEST_SUITE_P(Layouts, ThreeWays, testing::ValuesIn(variants()), [](const auto& each) {
+  return each.param.name;
+});
 
 // The ring's positions only ever meet as differences, and their angles are exact: a stream that
 // stands beyond 2^22 gives the numbers of one that starts at 0.
@@ -236,22 +281,40 @@ TEST(Streaming, PositionsMayGrowForEver) {
 }
 
 TEST(Streaming, DenseIsTheOrdinaryForward) {
+  std::vector<ModelConfig> configs;
   for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox})
     for (const SinkKind kind :
-         {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit}) {
-      const ModelConfig config = tiny_config(type, kind);
-      const Transformer model = random_model(config, at::kFloat, kGain);
-      const at::Tensor tokens = random_tokens(config, 300),
-                       stream = model.with_sinks(tokens.unsqueeze(0));
-      const at::NoGradGuard no_grad;
-      const at::Tensor hidden =
-          model.hidden_states(stream, model.causal_attention(stream.size(1)))[0].slice(
-              0, config.sink.tokens(), -1);
-      const at::Tensor expected = -at::log_softmax(model.logits(hidden), -1)
-                                       .gather(1, tokens.slice(0, 1).unsqueeze(1))
-                                       .squeeze(1);
-      EXPECT_LT(largest(score_dense(model, tokens) - expected), 1e-4);
-    }
+         {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit})
+      configs.push_back(tiny_config(type, kind));
+  for (const FamilyVariant& v : family_variants()) configs.push_back(v.config);
+  for (const ModelConfig& config : configs) {
+    const Transformer model = random_model(config, at::kFloat, kGain);
+    const at::Tensor tokens = random_tokens(config, 300),
+                     stream = model.with_sinks(tokens.unsqueeze(0));
+    const at::NoGradGuard no_grad;
+    const at::Tensor hidden =
+        model.hidden_states(stream, model.causal_attention(stream.size(1)))[0].slice(
+            0, config.sink.tokens(), -1);
+    const at::Tensor expected = -at::log_softmax(model.logits(hidden), -1)
+                                     .gather(1, tokens.slice(0, 1).unsqueeze(1))
+                                     .squeeze(1);
+    EXPECT_LT(largest(score_dense(model, tokens) - expected), 1e-4) << enum_name(config.model_type);
+  }
+}
+
+// A model's own window is a limit of every way to attend.
+TEST(Streaming, NothingExceedsTheSlidingWindow) {
+  ModelConfig config = variant_base(ModelType::kMistral, 2);
+  config.sliding_window = 32;
+  const Transformer model = random_model(config, at::kFloat);
+  const at::Tensor tokens = random_tokens(config, 40);
+  EXPECT_EQ(score_stream(model, {4, 28}, tokens).numel(), 39);
+  EXPECT_THROW(score_stream(model, {4, 29}, tokens), std::invalid_argument);
+  EXPECT_EQ(score_dense(model, tokens.narrow(0, 0, 32)).numel(), 31);
+  EXPECT_THROW(score_dense(model, tokens), std::invalid_argument);
+  const at::Tensor last = at::tensor({39}, at::kLong);
+  EXPECT_EQ(score_recompute(model, 31, tokens, last).numel(), 1);
+  EXPECT_THROW(score_recompute(model, 32, tokens, last), std::invalid_argument);
 }
 
 TEST(Streaming, RecomputeIsAForwardOverEachWindow) {

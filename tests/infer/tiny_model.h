@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/transformer.h"
+#include "tests/model/family_variants.h"
 
 namespace basin {
 

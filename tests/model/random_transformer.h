@@ -17,9 +17,9 @@ inline ModelConfig tiny(ModelType type, SinkKind kind, int64_t count = 1) {
   c.hidden_size = 16;
   c.num_hidden_layers = 2;
   c.num_attention_heads = 4;
-  c.num_key_value_heads = type == ModelType::kLlama ? 2 : 0;
-  c.intermediate_size = 24;
-  c.partial_rotary_factor = type == ModelType::kLlama ? 1 : 0.5;
+  c.num_key_value_heads = type == ModelType::kLlama || type == ModelType::kQwen2 ? 2 : 0;
+  c.intermediate_size = type == ModelType::kMpt ? 64 : 24;
+  c.partial_rotary_factor = type == ModelType::kGptNeox ? 0.5 : 1;
   c.sink.kind = kind;
   c.sink.count = count;
   return c;
@@ -57,6 +57,14 @@ inline std::vector<ModelConfig> all_kinds() {
   all.back().attention_bias = false;
   all.push_back(tiny(ModelType::kLlama, SinkKind::kToken));
   all.back().tie_word_embeddings = true;
+  for (const ModelType type : {ModelType::kQwen2, ModelType::kMpt, ModelType::kFalcon})
+    all.push_back(tiny(type, SinkKind::kToken));
+  all.back().num_key_value_heads = 1;  // falcon-7b
+  all.push_back(tiny(ModelType::kFalcon, SinkKind::kLogit));
+  all.back().num_key_value_heads = all.back().num_ln_in_parallel_attn = 2;
+  all.push_back(tiny(ModelType::kFalcon, SinkKind::kZero));
+  all.back().alibi = all.back().bias = true;
+  all.back().use_parallel_residual = false;
   return all;
 }
 

@@ -145,6 +145,12 @@ void attend(const StreamStep& s, int64_t g, const StreamMemory<Float>& m) {
       rotated_copy(K, s.rotary, m.qkv + h * K, s.cos_ring, s.sin_ring, scale, q_ring);
       score_slots(s.ring, K, q_ring, group_keys + s.sinks * K, scores + s.sinks);
     }
+    if (s.alibi) {
+      const float* bias = s.alibi + h * s.slots;
+      for_vectors(used, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
+        store(hn::Add(load(scores + i, lanes), load(bias + i, lanes)), scores + i, lanes);
+      });
+    }
     const float factor = softmax_weights(used, s.sink_logit ? s.sink_logit + h : nullptr, scores);
     weigh_slots(used, K, factor, scores, group_values, m.out + h * K);
   }

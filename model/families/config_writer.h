@@ -1,0 +1,25 @@
+// ModelConfig -> config.json and generation_config.json, as the family's other readers expect them.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "model/config.h"
+
+namespace basin {
+
+/// What save_model knows beyond the model itself.
+struct ConfigExtras {
+  int64_t sequence_length = 0;
+  at::ScalarType dtype = at::kFloat;
+  std::optional<int64_t> eos_token_id;
+};
+
+nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExtras& extras);
+nlohmann::ordered_json generation_config_to_json(const ModelConfig& config,
+                                                 const ConfigExtras& extras);
+
+}  // namespace basin

@@ -69,7 +69,7 @@ at::Tensor score_stream(const Transformer& model,
 
 at::Tensor score_dense(const Transformer& model, const at::Tensor& tokens, Progress* progress) {
   return score_stream(model,
-                      {0, std::max<int64_t>(1, model.config().sink.tokens() + tokens.size(0))},
+                      {0, std::max<int64_t>(1, model.config().sink.tokens() + tokens.size(0) - 1)},
                       tokens,
                       progress);
 }

@@ -207,6 +207,15 @@ std::vector<std::string> RunConfig::problems() const {
         data.sequence_length,
         shown));
   }
+  if (const int64_t positions = data.sequence_length + model.sink.tokens();
+      model.sliding_window > 0 && positions > model.sliding_window) {
+    out.push_back(
+        fmt::format("data.sequence_length {} gives samples of {} positions, more than "
+                    "model.sliding_window {} lets a token attend to",
+                    data.sequence_length,
+                    positions,
+                    model.sliding_window));
+  }
   if (train.checkpoint.keep_best > 0 && data.heldout.empty())
     out.push_back("train.checkpoint.keep_best needs data.heldout");
   return out;

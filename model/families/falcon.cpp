@@ -35,7 +35,7 @@ std::vector<DiskModule> modules(const ModelConfig& config) {
   };
 }
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+void read_config(const ConfigJson& json, ModelConfig& config) {
   require_activation(json, "activation", "gelu");
   if (json.boolean("apply_residual_connection_post_layernorm", false))
     json.refuse("apply_residual_connection_post_layernorm", "true is not supported");

@@ -60,9 +60,7 @@ struct Family {
   ConfigKeys keys;
   std::vector<DiskModule> (*modules)(
       const ModelConfig&);  // layers' modules without prefix, the others in full
-  void (*read_config)(const ConfigJson& json,
-                      bool foreign,
-                      ModelConfig& config);  // `foreign`: other software reads the same file
+  void (*read_config)(const ConfigJson& json, ModelConfig& config);
   void (*write_config)(const ModelConfig& config, nlohmann::ordered_json& json);
 };
 

@@ -20,7 +20,7 @@ std::vector<DiskModule> modules(const ModelConfig& config) {
   };
 }
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+void read_config(const ConfigJson& json, ModelConfig& config) {
   require_activation(json, "hidden_act", "gelu");
   config.attention_bias = json.boolean("attention_bias", true);
   config.use_parallel_residual = json.boolean("use_parallel_residual", true);

@@ -48,10 +48,6 @@ void write_llama_config(const ModelConfig& config, nlohmann::ordered_json& json)
 
 namespace {
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
-  read_llama_config(json, config);
-}
-
 void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
   write_llama_config(config, json);
   json["attention_bias"] = false;
@@ -66,7 +62,7 @@ const Family& llama_family() {
                                 "model.layers.",
                                 {},
                                 llama_modules,
-                                read_config,
+                                read_llama_config,
                                 write_config};
   return family;
 }

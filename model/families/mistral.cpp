@@ -8,7 +8,7 @@ namespace {
 // Where the key is absent, transformers takes this; null means no window.
 constexpr int64_t kUnsaidWindow = 4096;
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+void read_config(const ConfigJson& json, ModelConfig& config) {
   if (!json.has("num_key_value_heads")) json.refuse("num_key_value_heads", "missing");
   read_llama_config(json, config);
   if (!json.is_null("sliding_window"))

@@ -44,7 +44,7 @@ void check_attention(const ConfigJson& attention, const ModelConfig& config) {
     attention.refuse("sliding_window_size", "not supported");
 }
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+void read_config(const ConfigJson& json, ModelConfig& config) {
   check_attention(json.object("attn_config"), config);
   if (json.number("expansion_ratio", 4) != 4)
     json.refuse("expansion_ratio", "only 4 is supported, the value that transformers computes");
@@ -57,6 +57,9 @@ void read_config(const ConfigJson& json, bool, ModelConfig& config) {
                 fmt::format("\"{}\" is not supported, only \"low_precision_layernorm\" and "
                             "\"layernorm\"",
                             norm));
+  if (const std::string ffn = json.object("ffn_config").text("ffn_type", "mptmlp"); ffn != "mptmlp")
+    json.refuse("ffn_config",
+                fmt::format("ffn_type \"{}\" is not supported, only \"mptmlp\"", ffn));
   // learned_pos_emb may be true: beside ALiBi it means nothing, and is transformers' default.
   config.intermediate_size = 4 * config.hidden_size;
   config.norm_eps = json.number("layer_norm_epsilon", 1e-5);

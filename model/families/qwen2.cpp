@@ -30,7 +30,7 @@ int64_t read_window(const ConfigJson& json, int64_t layers) {
   return json.integer("sliding_window", kUnsaidWindow);
 }
 
-void read_config(const ConfigJson& json, bool, ModelConfig& config) {
+void read_config(const ConfigJson& json, ModelConfig& config) {
   if (!json.has("num_key_value_heads")) json.refuse("num_key_value_heads", "missing");
   read_llama_config(json, config);
   config.sliding_window = read_window(json, config.num_hidden_layers);

@@ -310,8 +310,8 @@ TEST(Streaming, NothingExceedsTheSlidingWindow) {
   const at::Tensor tokens = random_tokens(config, 40);
   EXPECT_EQ(score_stream(model, {4, 28}, tokens).numel(), 39);
   EXPECT_THROW(score_stream(model, {4, 29}, tokens), std::invalid_argument);
-  EXPECT_EQ(score_dense(model, tokens.narrow(0, 0, 32)).numel(), 31);
-  EXPECT_THROW(score_dense(model, tokens), std::invalid_argument);
+  EXPECT_EQ(score_dense(model, tokens.narrow(0, 0, 33)).numel(), 32);
+  EXPECT_THROW(score_dense(model, tokens.narrow(0, 0, 34)), std::invalid_argument);
   const at::Tensor last = at::tensor({39}, at::kLong);
   EXPECT_EQ(score_recompute(model, 31, tokens, last).numel(), 1);
   EXPECT_THROW(score_recompute(model, 32, tokens, last), std::invalid_argument);

@@ -73,7 +73,8 @@ TEST(PassMemory, TheLogitsOfABatchNeverExist) {
 }
 
 TEST(PassMemory, EveryPassGivesBackWhatItTook) {
-  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox})
+  for (const ModelType type :
+       {ModelType::kLlama, ModelType::kGptNeox, ModelType::kMpt, ModelType::kFalcon})
     for (const int64_t layers : {1, 2, 5})
       for (const bool recompute : {false, true})
         for (const bool cuda : {false, true})

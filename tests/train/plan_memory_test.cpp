@@ -58,7 +58,14 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
                                                "model.num_hidden_layers=7",
                                                "train.precision=bf16",
                                                "data.sequence_length=320",
-                                               "train.micro_batch=1"}}),
+                                               "train.micro_batch=1"}},
+                                         Case{"FalconFp32",
+                                              {"model.model_type=falcon",
+                                               "model.num_key_value_heads=1"}},
+                                         Case{"MptBf16",
+                                              {"model.model_type=mpt",
+                                               "model.intermediate_size=1280",
+                                               "train.precision=bf16"}}),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace

@@ -125,7 +125,7 @@ ModelConfig config_from_json(const ConfigJson& json) {
   if (std::vector<std::string> problems = range_problems(config); !problems.empty())
     json.refuse(problems.front().substr(0, problems.front().find(' ')), problems.front());
   family.read_config(json, config);
-  if (type.foreign && config.rotary_size() > 0 && config.partial_rotary_factor != 1.0 &&
+  if (type.foreign && !config.uses_alibi() && config.partial_rotary_factor != 1.0 &&
       config.model_type != ModelType::kGptNeox)
     json.refuse("partial_rotary_factor",
                 fmt::format("a {0} rotates whole heads everywhere else; with this key its "

@@ -13,8 +13,8 @@ constexpr int64_t kUnsaidWindow = 4096, kUnsaidFullLayers = 28;
 int64_t sliding_layers(const ConfigJson& json, int64_t layers) {
   const std::vector<std::string> types = json.texts("layer_types");
   if (types.empty())
-    return std::clamp<int64_t>(
-        layers - json.integer("max_window_layers", kUnsaidFullLayers), 0, layers);
+    return layers -
+           std::clamp<int64_t>(json.integer("max_window_layers", kUnsaidFullLayers), 0, layers);
   for (const std::string& type : types)
     if (type != "full_attention" && type != "sliding_attention")
       json.refuse("layer_types", "\"" + type + "\" is not supported");

@@ -69,6 +69,20 @@ TEST_F(RunConfigTest, ReportsAllProblemsAtOnce) {
   EXPECT_THAT(message, HasSubstr("\"soon\" is no duration"));
 }
 
+TEST_F(RunConfigTest, RefusesSamplesLongerThanTheSlidingWindow) {
+  const auto said = [](const std::string& window) {
+    return message_of([&] {
+      config_from_text<RunConfig>(
+          "data: {train: x, sequence_length: 64}\nmodel: {model_type: "
+          "mistral, sliding_window: " +
+              window + "}\n",
+          "bad.yaml");
+    });
+  };
+  EXPECT_THAT(said("64"), HasSubstr("samples of 65 positions, more than model.sliding_window 64"));
+  EXPECT_EQ(said("65"), "no error");
+}
+
 TEST_F(RunConfigTest, ReadsDurations) {
   TrainConfig config;
   EXPECT_EQ(duration_s(config.stop_after, "train.stop_after"), 0);

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 apt_packages=(g++ cmake ninja-build ccache python3-pip unzip ca-certificates
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
-  libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libgtest-dev libgmock-dev)
+  libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libonig-dev libutf8proc-dev libgtest-dev libgmock-dev)
 test_packages=(openmpi-bin python3-venv)   # what --tests adds
 test_clients=(tensorboard==2.20.0)
 

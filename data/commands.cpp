@@ -87,8 +87,9 @@ void add_prepare(CLI::App& app, int& status) {
                    options->holdout,
                    "documents kept from training: globs on file path, name or stem, or one "
                    "fraction such as 0.01 (a lone .txt is split)");
-  verb->add_option(
-      "--tokenizer", options->tokenizer, "use this SentencePiece model instead of training one");
+  verb->add_option("--tokenizer",
+                   options->tokenizer,
+                   "use this SentencePiece model or tokenizer.json instead of training one");
   verb->add_option("--text-key", options->text_key, "key of the text in .jsonl")
       ->capture_default_str();
   verb->add_option(

@@ -290,11 +290,11 @@ Tokenizer train_new(const PrepareOptions& options,
   return Tokenizer::from_bytes(train_tokenizer(lines, options.vocab_size), "the new tokenizer");
 }
 
-void warn_of_changes(const Sidecar& sidecar) {
+void warn_of_changes(const Sidecar& sidecar, const Tokenizer& tokenizer) {
   if (sidecar.replaced_sequences > 0) {
     spdlog::warn("{} invalid UTF-8 sequences were replaced by U+FFFD", sidecar.replaced_sequences);
   }
-  if (sidecar.literal_u2581 > 0) {
+  if (sidecar.literal_u2581 > 0 && tokenizer.is_sentencepiece()) {
     spdlog::warn(
         "the text contains U+2581 {} times, which SentencePiece uses for spaces: they will decode "
         "to spaces",
@@ -340,7 +340,7 @@ PrepareResult prepare(const PrepareOptions& options) {
         sidecar.train.documents));
   }
   output.commit(tokenizer, sidecar);
-  warn_of_changes(sidecar);
+  warn_of_changes(sidecar, tokenizer);
   return {std::move(sidecar), false};
 }
 

@@ -9,6 +9,7 @@
 
 #include "configs/files.h"
 #include "data/indexed_dataset.h"
+#include "data/tokenizer.h"
 
 namespace basin {
 namespace {
@@ -135,7 +136,7 @@ std::optional<Sidecar> find_up_to_date(const fs::path& prefix,
   }
   const fs::path model = output_path(prefix, ".model");
   if (!old || old->options != options || old->sources.size() != files.size() ||
-      !fs::exists(model) || xxh3_hex_of_file(model) != old->tokenizer_hash ||
+      !fs::exists(model) || tokenizer_hash(read_file(model)) != old->tokenizer_hash ||
       !split_is_there(prefix, "_train", old->train, old->vocab_size) ||
       (old->heldout && !split_is_there(prefix, "_heldout", *old->heldout, old->vocab_size))) {
     return std::nullopt;

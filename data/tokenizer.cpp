@@ -7,12 +7,12 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
-#include <iterator>
 #include <stdexcept>
 #include <utility>
 
 #include "configs/files.h"
 #include "configs/signals.h"
+#include "data/json_tokenizer.h"
 #include "data/sentencepiece_model.h"
 
 namespace basin {
@@ -39,6 +39,32 @@ std::string plain_text(const SentencePieceModel::Piece& piece) {
   return text;
 }
 
+bool is_json(std::string_view bytes) {
+  const size_t first = bytes.find_first_not_of(" \t\r\n");
+  return first != std::string_view::npos && bytes[first] == '{';
+}
+
+PieceType piece_type(JsonTokenizer::Kind kind) {
+  switch (kind) {
+    case JsonTokenizer::Kind::kNormal:
+      return PieceType::kNormal;
+    case JsonTokenizer::Kind::kUnknown:
+      return PieceType::kUnknown;
+    case JsonTokenizer::Kind::kSpecial:
+      return PieceType::kControl;
+    case JsonTokenizer::Kind::kAdded:
+      return PieceType::kUserDefined;
+    case JsonTokenizer::Kind::kByte:
+      return PieceType::kByte;
+    case JsonTokenizer::Kind::kNone:
+      break;
+  }
+  return PieceType::kUnused;
+}
+
+// What ends a text, where no tokenizer_config.json says it.
+constexpr const char* kEndSpellings[] = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"};
+
 size_t byte_pair(char a, char b) {
   return static_cast<unsigned char>(a) * size_t{256} + static_cast<unsigned char>(b);
 }
@@ -48,46 +74,60 @@ bool is_continuation(char byte) {
 
 }  // namespace
 
-std::span<const int32_t> EncodeCache::find(std::string_view stretch) const {
-  const Slot& slot = slots_[slot_of(stretch)];
-  return stretch == std::string_view(slot.key, slot.key_bytes) ? std::span(slot.ids, slot.num_ids)
-                                                               : std::span<const int32_t>();
-}
-
-void EncodeCache::insert(std::string_view stretch, std::span<const int32_t> ids) {
-  Slot& slot = slots_[slot_of(stretch)];
-  if (stretch.size() <= sizeof(slot.key) && ids.size() <= std::size(slot.ids)) {
-    slot.key_bytes = static_cast<uint8_t>(stretch.size());
-    slot.num_ids = static_cast<uint8_t>(ids.size());
-    std::copy(stretch.begin(), stretch.end(), slot.key);
-    std::copy(ids.begin(), ids.end(), slot.ids);
-  }
-}
-
-Tokenizer::Tokenizer() : processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()) {}
+Tokenizer::Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
-  return from_bytes(read_file(path), path.string());
+  Tokenizer tokenizer = from_bytes(read_file(path), path.string());
+  tokenizer.read_settings(path.parent_path());
+  return tokenizer;
 }
 
 Tokenizer Tokenizer::from_bytes(std::string model_bytes, const std::string& name) {
   Tokenizer tokenizer;
-  const auto status = tokenizer.processor_->LoadFromSerializedProto(model_bytes);
-  if (model_bytes.empty() || !status.ok()) {
+  tokenizer.model_bytes_ = std::move(model_bytes);
+  if (is_json(tokenizer.model_bytes_)) {
+    tokenizer.read_json(name);
+  } else {
+    tokenizer.read_sentencepiece(name);
+  }
+  return tokenizer;
+}
+
+void Tokenizer::read_sentencepiece(const std::string& name) {
+  processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  if (model_bytes_.empty() || !processor_->LoadFromSerializedProto(model_bytes_).ok()) {
     throw std::runtime_error(
         fmt::format("{}: no SentencePiece model ({} bytes): expected a tokenizer.model",
                     name,
-                    model_bytes.size()));
+                    model_bytes_.size()));
   }
-  tokenizer.model_ = parse_sentencepiece_model(model_bytes);
-  tokenizer.hash_ = xxh3_hex(model_bytes);
-  tokenizer.model_bytes_ = std::move(model_bytes);
-  tokenizer.bos_id_ = tokenizer.processor_->bos_id();
-  tokenizer.eos_id_ = tokenizer.processor_->eos_id();
-  tokenizer.find_cuts();
-  return tokenizer;
+  model_ = parse_sentencepiece_model(model_bytes_);
+  for (const SentencePieceModel::Piece& piece : model_.pieces) {
+    texts_.push_back(plain_text(piece));
+  }
+  hash_ = xxh3_hex(model_bytes_);
+  bos_id_ = processor_->bos_id();
+  eos_id_ = processor_->eos_id();
+  find_cuts();
+}
+
+void Tokenizer::read_json(const std::string& name) {
+  json_ = JsonTokenizer::parse(model_bytes_, name);
+  for (const JsonTokenizer::Token& token : json_->tokens()) {
+    model_.pieces.push_back({token.text, 0, piece_type(token.kind)});
+    texts_.push_back(token.decoded.bytes);
+  }
+  model_.is_bpe = true;
+  hash_ = json_->hash();
+  prepended_ = json_->prepended_ids();
+  appended_ = json_->appended_ids();
+  for (const char* const spelling : kEndSpellings) {
+    const int64_t id = eos_id_ < 0 ? json_->id_of(spelling) : -1;
+    eos_id_ = id >= 0 && type(id) == PieceType::kControl ? id : eos_id_;
+  }
 }
 
 void Tokenizer::find_cuts() {
@@ -98,8 +138,7 @@ void Tokenizer::find_cuts() {
         return piece.type == PieceType::kByte;
       });
   separable_ = model_.is_bpe && model_.is_identity() && bytes == 256;
-  for (const SentencePieceModel::Piece& piece : model_.pieces) {
-    const std::string text = plain_text(piece);
+  for (const std::string& text : texts_) {
     for (size_t i = 1; i < text.size(); ++i) {
       spanned_.set(byte_pair(text[i - 1], text[i]));
     }
@@ -118,12 +157,20 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 }
 
 void Tokenizer::encode_whole(std::string_view text, std::vector<int32_t>& ids) const {
+  if (json_) {
+    json_->encode(text, nullptr, ids);
+    return;
+  }
   if (const auto status = processor_->Encode(text, &ids); !status.ok()) {
     throw std::runtime_error("SentencePiece could not encode a text: " + status.ToString());
   }
 }
 
 void Tokenizer::encode(std::string_view text, EncodeCache& cache, std::vector<int32_t>& ids) const {
+  if (json_) {
+    json_->encode(text, &cache, ids);
+    return;
+  }
   std::vector<int32_t> fresh;
   const auto encode_stretch = [&](std::string_view stretch) {
     std::span<const int32_t> found = cache.find(stretch);
@@ -156,13 +203,25 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
       throw std::invalid_argument(
           fmt::format("token {} is outside of the tokenizer's {} pieces", id, vocab_size()));
     }
-    text += plain_text(model_.pieces[id]);
+    text += texts_[id];
   }
   return text;
 }
 
+std::string Tokenizer::decode_text(std::span<const int32_t> ids) const {
+  std::string text = decode(ids);  // checks the ids
+  if (json_) {
+    return json_->decode_text(ids);
+  }
+  if (model_.add_dummy_prefix && text.starts_with(' ')) {
+    text.erase(0, 1);
+  }
+  sanitize_utf8(text);
+  return text;
+}
+
 int64_t Tokenizer::piece_bytes(int64_t id) const {
-  return static_cast<int64_t>(plain_text(model_.pieces.at(id)).size());
+  return static_cast<int64_t>(texts_.at(id).size());
 }
 
 }  // namespace basin

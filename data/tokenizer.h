@@ -1,22 +1,28 @@
-// SentencePiece BPE behind plain types. Its one non-obvious rule: encoding text never yields a
-// reserved id (0..5), whatever the text spells.
+// The tokenizers of all models behind plain types: SentencePiece's tokenizer.model, which `prepare`
+// trains, and Hugging Face's tokenizer.json. Non-obvious: with SentencePiece, encoding text never
+// yields a reserved id, whatever the text spells; a tokenizer.json may say otherwise, and is
+// followed.
 #pragma once
 
 #include <bitset>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "data/encode_cache.h"
 
 namespace sentencepiece {
 class SentencePieceProcessor;
 }
 
 namespace basin {
+
+class JsonTokenizer;
 
 /// Reserved pieces of the tokenizers that `prepare` trains: 0 <unk>, 1 <sink>, 2 </s>, 3..5
 /// <sink1>..<sink3>.
@@ -46,51 +52,35 @@ struct SentencePieceModel {
   }
 };
 
-/// Remembers the ids of short stretches of text (words, mostly): encoding runs several times faster
-/// through one. 8 MB; one per thread. It changes no id.
-class EncodeCache {
- public:
-  EncodeCache() : slots_(kSlots) {}
-
-  /// The ids of `stretch` when they are here, else an empty span.
-  std::span<const int32_t> find(std::string_view stretch) const;
-  /// Takes the place of whatever else fell to the same slot; too long ones are not kept.
-  void insert(std::string_view stretch, std::span<const int32_t> ids);
-
- private:
-  struct alignas(64) Slot {  // one cache line
-    uint8_t key_bytes = 0, num_ids = 0;
-    char key[26];
-    int32_t ids[9];
-  };
-  static constexpr size_t kSlots = size_t{1} << 17;
-  static size_t slot_of(std::string_view stretch) {
-    return std::hash<std::string_view>{}(stretch) % kSlots;
-  }
-
-  std::vector<Slot> slots_;
-};
-
 /// Immutable and safe to share between threads.
 class Tokenizer {
  public:
   using PieceType = basin::PieceType;
 
-  /// Throws std::runtime_error naming `path` when it is missing or no SentencePiece model.
+  /// Reads a SentencePiece model or a tokenizer.json, told apart by what they hold; what
+  /// tokenizer_config.json and special_tokens_map.json beside it say of bos, eos and add_bos_token
+  /// counts. Throws std::runtime_error naming the file when it is missing, damaged or not
+  /// supported.
   static Tokenizer load(const std::filesystem::path& path);
   static Tokenizer from_bytes(std::string model_bytes, const std::string& name);
   Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
   /// Valid UTF-8 in (see `sanitize_utf8`), piece ids out.
   std::vector<int32_t> encode(std::string_view text) const;
-  /// The same ids, appended to `ids`, through a cache that the caller keeps from text to text.
+  /// The same ids, appended to `ids`, through a cache that the caller keeps from text to text, for
+  /// this tokenizer alone.
   void encode(std::string_view text, EncodeCache& cache, std::vector<int32_t>& ids) const;
   /// Reserved ids decode to nothing. Bytes may be an incomplete UTF-8 sequence when the ids end
   /// inside one. A dummy prefix (foreign tokenizers only) stays in front as a space, so that ids
   /// can be decoded piece by piece.
   std::string decode(std::span<const int32_t> ids) const;
+  /// A whole text, as the `tokenizers` package decodes it: without the dummy prefix, and with
+  /// U+FFFD for bytes that are no UTF-8.
+  std::string decode_text(std::span<const int32_t> ids) const;
 
+  /// Ids lie below; for a tokenizer.json there may be some that no piece has (type kUnused).
   int64_t vocab_size() const { return static_cast<int64_t>(model_.pieces.size()); }
   const std::string& piece(int64_t id) const { return model_.pieces.at(id).text; }
   float score(int64_t id) const { return model_.pieces.at(id).score; }
@@ -101,24 +91,45 @@ class Tokenizer {
   int64_t eos_id() const { return eos_id_; }
   /// Id of the piece that begins a text, `<sink>` in ours; -1 when the model has none.
   int64_t bos_id() const { return bos_id_; }
+  /// What other software puts in front of a text (a BOS, mostly) and behind it; `encode` does not.
+  std::span<const int32_t> prepended_ids() const { return prepended_; }
+  std::span<const int32_t> appended_ids() const { return appended_; }
 
+  bool is_sentencepiece() const { return json_ == nullptr; }
+  /// Of a tokenizer.json: pieces as it spells them, scores 0; special added tokens are kControl,
+  /// other ones kUserDefined.
   const SentencePieceModel& model() const { return model_; }
-  const std::string& model_bytes() const { return model_bytes_; }  // what `tokenizer.model` holds
-  const std::string& hash() const { return hash_; }  // XXH3-64 of model_bytes, hexadecimal
+  const std::string& model_bytes() const { return model_bytes_; }  // what the file holds
+  const std::string& hash() const { return hash_; }                // see tokenizer_hash
 
  private:
   Tokenizer();
+  void read_sentencepiece(const std::string& name);
+  void read_json(const std::string& name);
+  void read_settings(const std::filesystem::path& directory);
+  int64_t id_of(const std::string& piece) const;
   void find_cuts();
   void encode_whole(std::string_view text, std::vector<int32_t>& ids) const;
 
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
+  std::unique_ptr<JsonTokenizer> json_;  // one of the two
   SentencePieceModel model_;
+  std::vector<std::string> texts_;  // of the pieces, as bytes of a document
   std::string model_bytes_, hash_;
   int64_t bos_id_ = -1, eos_id_ = -1;
+  std::vector<int32_t> prepended_, appended_;
   bool separable_ = false;        // a text may be encoded in stretches ...
   std::bitset<1 << 16> spanned_;  // ... cut between any two bytes (a, b), a * 256 + b, that no
                                   // piece holds side by side
 };
+
+/// The tokenizer of a model directory, nothing when it has none: tokenizer.json where there is one,
+/// as in other software, except for models of ours, whose tokenizer.model it only describes.
+std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
+
+/// XXH3-64 in hexadecimal: of a SentencePiece model's bytes; of a tokenizer.json without what does
+/// not change the ids of a text (post_processor, truncation, padding, white space).
+std::string tokenizer_hash(const std::string& model_bytes);
 
 /// Replaces each invalid UTF-8 sequence by U+FFFD; returns how many there were.
 int64_t sanitize_utf8(std::string& text);
@@ -139,7 +150,8 @@ std::string train_tokenizer(const std::vector<std::string>& lines, int64_t vocab
 /// Writes tokenizer.model, tokenizer.json, tokenizer_config.json and special_tokens_map.json into
 /// `directory`, so that other software prepends `prepended_ids` (a sink model's sinks, in order;
 /// empty for a vanilla model, which says the opposite everywhere). tokenizer.json is left out, with
-/// a warning, for foreign tokenizers that it could not describe exactly (Unigram, character maps).
+/// a warning, for foreign tokenizers that it could not describe exactly (Unigram, character maps);
+/// tokenizer.model is, for those that came as a tokenizer.json.
 void write_tokenizer_files(const Tokenizer& tokenizer,
                            std::span<const int64_t> prepended_ids,
                            int64_t model_max_length,

@@ -34,6 +34,15 @@ std::string unknown_piece(const Tokenizer& tokenizer) {
   return "<unk>";
 }
 
+bool has_piece(const Tokenizer& tokenizer, int64_t id) {
+  return id < tokenizer.vocab_size() && tokenizer.type(id) != PieceType::kUnused;
+}
+
+/// A sink may lie in a row of the embedding that a foreign tokenizer has no piece for.
+std::string sink_name(const Tokenizer& tokenizer, int64_t id) {
+  return has_piece(tokenizer, id) ? tokenizer.piece(id) : fmt::format("<sink:{}>", id);
+}
+
 Json added_tokens(const Tokenizer& tokenizer) {
   Json tokens = Json::array();
   for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
@@ -88,7 +97,7 @@ Json post_processor(const Tokenizer& tokenizer, std::span<const int64_t> prepend
   }
   Json single = Json::array(), special_tokens = Json::object();
   for (const int64_t id : prepended_ids) {
-    const std::string& piece = tokenizer.piece(id);
+    const std::string piece = sink_name(tokenizer, id);
     single.push_back({{"SpecialToken", {{"id", piece}, {"type_id", 0}}}});
     special_tokens[piece] = {{"id", piece}, {"ids", {id}}, {"tokens", {piece}}};
   }
@@ -142,12 +151,42 @@ Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepend
           {"model", model}};
 }
 
+/// A tokenizer.json as it came, except for what it puts around a text.
+void write_tokenizer_json(const Tokenizer& tokenizer,
+                          std::span<const int64_t> prepended_ids,
+                          int64_t model_max_length,
+                          const std::filesystem::path& directory) {
+  Json document = Json::parse(tokenizer.model_bytes());
+  document["post_processor"] = post_processor(tokenizer, prepended_ids);
+  write_file(directory / "tokenizer.json", document.dump(1) + "\n");
+  Json specials = Json::object();
+  const auto name = [&](const char* key, int64_t id) {
+    if (id >= 0 && has_piece(tokenizer, id)) {
+      specials[key] = tokenizer.piece(id);
+    }
+  };
+  name("bos_token", prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0]);
+  name("eos_token", tokenizer.eos_id());
+  write_file(directory / "special_tokens_map.json", specials.dump(1) + "\n");
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"add_bos_token", !prepended_ids.empty()},
+                 {"add_eos_token", false},
+                 {"clean_up_tokenization_spaces", false},
+                 {"model_max_length", model_max_length}};
+  config.update(specials);
+  write_file(directory / "tokenizer_config.json", config.dump(1) + "\n");
+}
+
 }  // namespace
 
 void write_tokenizer_files(const Tokenizer& tokenizer,
                            std::span<const int64_t> prepended_ids,
                            int64_t model_max_length,
                            const std::filesystem::path& directory) {
+  if (!tokenizer.is_sentencepiece()) {
+    write_tokenizer_json(tokenizer, prepended_ids, model_max_length, directory);
+    return;
+  }
   const SentencePieceModel& model = tokenizer.model();
   const std::string bos =
       piece_or(tokenizer, prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0], "<sink>");

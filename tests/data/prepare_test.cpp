@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "data/byte_alphabet.h"
 #include "data/ordered_pipeline.h"
 #include "data/tokenizer.h"
 #include "tests/data/data_fixture.h"
@@ -184,6 +185,33 @@ TEST_F(PrepareTest, TakesAGivenTokenizer) {
   EXPECT_EQ(output().at("other_train.bin"), output().at("demo_train.bin"));
   other.vocab_size = 512;
   expect_contains(message_of<std::invalid_argument>([&] { prepare(other); }), "has 384 pieces");
+}
+
+TEST_F(PrepareTest, TakesATokenizerJson) {
+  nlohmann::json vocabulary;
+  for (int byte = 0; byte < 256; ++byte) {
+    vocabulary[byte_characters()[byte]] = byte;
+  }
+  const nlohmann::json end = {{"id", 256}, {"content", "<|endoftext|>"}, {"special", true}},
+                       bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}},
+                       model = {{"vocab", vocabulary}, {"merges", nlohmann::json::array()}};
+  const nlohmann::json tokenizer = {{"added_tokens", nlohmann::json::array({end})},
+                                    {"pre_tokenizer", bytes},
+                                    {"decoder", {{"type", "ByteLevel"}}},
+                                    {"post_processor", bytes},
+                                    {"model", model}};
+  options_.vocab_size = 0;
+  options_.tokenizer = folder_.write("foreign/tokenizer.json", tokenizer.dump());
+  prepare(options_);
+  EXPECT_TRUE(prepare(options_).up_to_date);
+  const IndexedDataset train(folder_ / "out/demo_train");
+  const auto [first, last] = train.document(0);
+  std::vector<int64_t> tokens(last - first);
+  train.read(first, tokens);
+  const Tokenizer used = Tokenizer::load(folder_ / "out/demo.model");
+  EXPECT_EQ(tokens.back(), 256);
+  EXPECT_EQ(used.decode(std::vector<int32_t>(tokens.begin(), tokens.end())), texts_[0]);
+  EXPECT_EQ(find_dataset_info(folder_ / "out/demo_train")->tokenizer_hash, used.hash());
 }
 
 TEST_F(PrepareTest, RefusesOptionsThatCannotBeMet) {

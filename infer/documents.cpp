@@ -26,7 +26,9 @@ std::vector<TokenDocument> read_texts(const DocumentSource& source, const Loaded
   for_each_document(
       source.text, source.text_key, [&](const std::string& name, const std::string& text) {
         check_interrupt();
-        const std::vector<int32_t> ids = tokenizer.encode(text);
+        std::vector<int32_t> ids(model.prepended_ids().begin(), model.prepended_ids().end());
+        const std::vector<int32_t> words = tokenizer.encode(text);
+        ids.insert(ids.end(), words.begin(), words.end());
         const int64_t n = limited(static_cast<int64_t>(ids.size()), source.max_tokens);
         documents.push_back(
             {name,
@@ -47,7 +49,9 @@ void check_vocabulary(const DocumentSource& source,
                     info->tokenizer_hash,
                     model.directory.string(),
                     model.tokenizer->hash(),
-                    (model.directory / "tokenizer.model").string()));
+                    (model.directory /
+                     (model.tokenizer->is_sentencepiece() ? "tokenizer.model" : "tokenizer.json"))
+                        .string()));
   const int64_t largest = dataset.max_token(), rows = model.model->config().vocab_size;
   if (largest >= rows)
     throw std::invalid_argument(

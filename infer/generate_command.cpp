@@ -58,7 +58,9 @@ void run(const Arguments& arguments) {
         model.trained_tokens);
 
   const std::string prompt = read_prompt(arguments);
-  const std::vector<int32_t> ids = tokenizer.encode(prompt);
+  std::vector<int32_t> ids(model.prepended_ids().begin(), model.prepended_ids().end());
+  const std::vector<int32_t> words = tokenizer.encode(prompt);
+  ids.insert(ids.end(), words.begin(), words.end());
   Generator generator(*model.model,
                       shape,
                       arguments.sampler,

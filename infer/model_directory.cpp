@@ -25,18 +25,24 @@ nlohmann::json read_json(const fs::path& path) {
   return json;
 }
 
-std::vector<int64_t> read_eos_ids(const fs::path& directory) {
-  const fs::path path = directory / "generation_config.json";
-  if (!fs::exists(path)) return {kEosId};
+// Of generation_config.json or config.json; empty where it does not say.
+std::vector<int64_t> read_eos_ids(const fs::path& path) {
+  if (!fs::exists(path)) return {};
   const nlohmann::json json = read_json(path);
   const auto eos = json.find("eos_token_id");
-  if (eos == json.end() || eos->is_null()) return {kEosId};
+  if (eos == json.end() || eos->is_null()) return {};
   if (eos->is_number_integer()) return {eos->get<int64_t>()};
   if (eos->is_array() &&
       std::all_of(eos->begin(), eos->end(), [](const auto& id) { return id.is_number_integer(); }))
     return eos->get<std::vector<int64_t>>();
   throw std::runtime_error(
       fmt::format("{}: eos_token_id is neither an integer nor a list of integers", path.string()));
+}
+
+std::vector<int64_t> find_eos_ids(const LoadedModel& model) {
+  for (const char* const name : {"generation_config.json", "config.json"})
+    if (auto ids = read_eos_ids(model.directory / name); !ids.empty()) return ids;
+  return {model.tokenizer && model.tokenizer->eos_id() >= 0 ? model.tokenizer->eos_id() : kEosId};
 }
 
 at::ScalarType parse_dtype(const std::string& name) {
@@ -55,10 +61,15 @@ fs::path without_slash(const fs::path& path) {
 const Tokenizer& LoadedModel::require_tokenizer() const {
   if (!tokenizer)
     throw std::invalid_argument(
-        fmt::format("{} has no tokenizer.model, so text cannot be read or written: give --dataset, "
-                    "or put the model's SentencePiece file there",
+        fmt::format("{} has no tokenizer.model and no tokenizer.json, so text cannot be read or "
+                    "written: give --dataset, or put the model's tokenizer there",
                     directory.string()));
   return *tokenizer;
+}
+
+std::span<const int32_t> LoadedModel::prepended_ids() const {
+  if (!tokenizer || model->config().sink.tokens() > 0) return {};
+  return tokenizer->prepended_ids();
 }
 
 int64_t LoadedModel::default_cache() const {
@@ -82,15 +93,15 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Devic
                  window);
     if (loaded.trained_tokens > 0) loaded.trained_tokens = std::min(loaded.trained_tokens, window);
   }
-  loaded.eos_ids = read_eos_ids(loaded.directory);
-  if (const fs::path file = loaded.directory / "tokenizer.model"; fs::exists(file)) {
-    loaded.tokenizer.emplace(Tokenizer::load(file));
+  loaded.tokenizer = open_tokenizer(loaded.directory);
+  loaded.eos_ids = find_eos_ids(loaded);
+  if (loaded.tokenizer) {
     const int64_t pieces = loaded.tokenizer->vocab_size(), rows = loaded.model->config().vocab_size;
     if (pieces > rows)
       throw std::invalid_argument(
           fmt::format("{}: the tokenizer has {} pieces but the model only {} embedding rows: they "
                       "do not belong together",
-                      file.string(),
+                      loaded.directory.string(),
                       pieces,
                       rows));
   }

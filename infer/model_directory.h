@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,13 +18,18 @@ namespace basin {
 struct LoadedModel {
   std::filesystem::path directory;  // the one that holds config.json
   std::unique_ptr<Transformer> model;
-  std::optional<Tokenizer> tokenizer;  // nothing when the directory has no tokenizer.model
+  std::optional<Tokenizer> tokenizer;  // nothing when the directory has none
   int64_t trained_tokens =
       0;  // T: max_position_embeddings minus the sinks; 0 when config.json does not say
-  std::vector<int64_t> eos_ids;  // generation_config.json's, else 2
+  std::vector<int64_t>
+      eos_ids;  // generation_config.json's, else config.json's, else the tokenizer's
 
   /// Throws std::invalid_argument saying what the tokenizer is wanted for.
   const Tokenizer& require_tokenizer() const;
+  /// What a text begins with, as tokens of the stream: a model without sink tokens gets what its
+  /// tokenizer's post-processor prepends (a BOS, mostly), a sink model nothing, since it has its
+  /// own.
+  std::span<const int32_t> prepended_ids() const;
   /// C = T - 1: the longest distance of a step is then one that was trained. Throws
   /// std::invalid_argument when T is not known.
   int64_t default_cache() const;

@@ -279,5 +279,33 @@ TEST_F(Evaluate, ReadsTextAndCountsItsBytes) {
               1e-9);
 }
 
+// A model from elsewhere: its tokenizer.json puts a token in front of each text, which counts; with
+// a sink of its own a model gets none.
+TEST_F(Evaluate, PrependsWhatATokenizerJsonPrepends) {
+  write_file(folder_ / "tokenizer.json",
+             R"({"added_tokens": [{"id": 3, "content": "<s>", "special": true}],
+                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+                 "decoder": {"type": "ByteLevel"},
+                 "post_processor": {"type": "TemplateProcessing",
+                   "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                   "special_tokens": {"<s>": {"ids": [3]}}},
+                 "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})");
+  write_file(folder_ / "text.txt", "abba");
+  DocumentSource source;
+  source.text = {(folder_ / "text.txt").string()};
+  for (const SinkKind kind : {SinkKind::kNone, SinkKind::kToken}) {
+    save_model(random_model(tiny_config(ModelType::kGptNeox, kind), at::kFloat), 64, folder_);
+    std::filesystem::remove(folder_ / "generation_config.json");
+    const LoadedModel model = open_model(folder_, "float32");
+    const at::Tensor tokens = read_documents(source, model)[0].tokens;
+    const at::Tensor expected = kind == SinkKind::kNone ? at::tensor({3, 2, 1, 0}, at::kLong)
+                                                        : at::tensor({2, 1, 0}, at::kLong);
+    EXPECT_TRUE(at::equal(tokens, expected)) << tokens;
+    EXPECT_EQ(model.eos_ids, std::vector<int64_t>{kEosId});
+  }
+  write_file(folder_ / "generation_config.json", R"({"eos_token_id": [0, 1]})");
+  EXPECT_EQ(open_model(folder_, "float32").eos_ids, (std::vector<int64_t>{0, 1}));
+}
+
 }  // namespace
 }  // namespace basin

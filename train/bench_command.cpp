@@ -197,7 +197,7 @@ void add_bench(CLI::App& app, int& status) {
   prepare->add_option("--text", p->prepare.text, "text files, folders or globs")->required();
   prepare
       ->add_option(
-          "--tokenizer", p->prepare.tokenizer, "SentencePiece model: PREFIX.model of prepare")
+          "--tokenizer", p->prepare.tokenizer, "PREFIX.model of prepare, or a tokenizer.json")
       ->required();
   prepare
       ->add_option("--text-key", p->prepare.text_key, "which key of a .jsonl line holds its text")

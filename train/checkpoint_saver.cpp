@@ -123,7 +123,9 @@ void CheckpointSaver::write_files() {
       *weights_,
       sequence_length,
       aside_,
-      tokenizer_ ? std::optional(kEosId) : std::nullopt);  // what ends foreign texts is not known
+      tokenizer_ && tokenizer_->eos_id() >= 0
+          ? std::optional(tokenizer_->eos_id())
+          : std::nullopt);  // what ends foreign texts is not known
   if (tokenizer_) {
     const SinkConfig& sink = run_.config.model.sink;
     write_tokenizer_files(*tokenizer_, sink.ids(), sequence_length + sink.tokens(), aside_);

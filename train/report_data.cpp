@@ -17,6 +17,7 @@
 
 #include "configs/files.h"
 #include "configs/yaml_config.h"
+#include "data/tokenizer.h"
 #include "infer/model_directory.h"
 
 namespace basin {
@@ -281,6 +282,7 @@ std::string tokenizer_hash(const fs::path& run) {
   steps.push_back(run);
   for (const auto& step : steps) {
     if (fs::exists(step / "tokenizer.model")) return xxh3_hex_of_file(step / "tokenizer.model");
+    if (fs::exists(step / "tokenizer.json")) return basin::tokenizer_hash(read_file(step / "tokenizer.json"));
   }
   return "";
 }

@@ -70,7 +70,7 @@ struct RunRecord {
   std::filesystem::path directory;
   std::string name;                           // last part of the directory; the directory where two runs share it
   std::map<std::string, std::string> config;  // dotted key -> value; empty without config.yaml
-  std::string tokenizer_hash;                 // of the newest step's tokenizer.model; empty without one
+  std::string tokenizer_hash;                 // of the newest step's tokenizer; empty without one
   std::vector<LoggedStep> metrics;
   std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache
   std::vector<SavedEvaluation> trajectory;   // of every step that was evaluated: by source, cache, step

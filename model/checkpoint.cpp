@@ -16,10 +16,12 @@
 #include <set>
 #include <stdexcept>
 
+#include "configs/json_text.h"
 #include "model/families/config_file.h"
 #include "model/families/config_writer.h"
 #include "model/families/disk_layout.h"
 #include "model/safetensors.h"
+#include "model/weight_files.h"
 
 namespace basin {
 namespace {
@@ -29,81 +31,39 @@ namespace fs = std::filesystem;
 constexpr const char* kConfig = "config.json";
 constexpr const char* kGeneration = "generation_config.json";
 constexpr const char* kWeights = "model.safetensors";
-constexpr const char* kIndex = "model.safetensors.index.json";
-
-/// The tensors of a directory, in one file or in several with an index.
-class StoredTensors {
- public:
-  explicit StoredTensors(const fs::path& directory) {
-    if (fs::exists(directory / kWeights))
-      open(directory / kWeights);
-    else if (fs::exists(directory / kIndex))
-      open_shards(directory / kIndex);
-    else
-      throw std::runtime_error(
-          fmt::format("{}: no weights here: looked for {} and {} (other formats are not read)",
-                      directory.string(),
-                      kWeights,
-                      kIndex));
-  }
-
-  bool has(const std::string& name) const { return file_of_.contains(name); }
-  const std::map<std::string, size_t>& names() const { return file_of_; }
-  const SafetensorsEntry& entry(const std::string& name) const {
-    return files_[file_of_.at(name)].entries().at(name);
-  }
-  at::Tensor read(const std::string& name) const { return files_[file_of_.at(name)].read(name); }
-  /// Where messages point: the one file, or the index.
-  const std::string& label() const { return label_; }
-
- private:
-  void open(const fs::path& path) {
-    label_ = path.string();
-    files_.emplace_back(path);
-    for (const auto& [name, entry] : files_.back().entries())
-      if (!file_of_.emplace(name, files_.size() - 1).second)
-        throw std::runtime_error(
-            fmt::format("{}: tensor \"{}\" is in another file too", label_, name));
-  }
-
-  void open_shards(const fs::path& index) {
-    const ConfigJson weight_map = ConfigJson::read(index).object("weight_map");
-    std::set<std::string> shards;
-    for (const std::string& name : weight_map.keys()) {
-      const std::string shard = weight_map.text(name);
-      if (fs::path(shard).filename() != shard)
-        weight_map.refuse(name, fmt::format("\"{}\" is no file name", shard));
-      shards.insert(shard);
-    }
-    for (const std::string& shard : shards) open(index.parent_path() / shard);
-    label_ = index.string();
-    for (const std::string& name : weight_map.keys())
-      if (!has(name) || files_[file_of_[name]].path().filename() != weight_map.text(name))
-        weight_map.refuse(name, fmt::format("not in {}", weight_map.text(name)));
-  }
-
-  std::string label_;
-  std::vector<SafetensorsFile> files_;
-  std::map<std::string, size_t> file_of_;
-};
 
 /// "a, b, c and 4 more"
 std::string name_some(const std::vector<std::string>& names) {
   constexpr size_t kShown = 3;
   const size_t shown = std::min(kShown, names.size());
-  const std::string list = fmt::format(
-      "{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", "));
+  std::vector<std::string> first;
+  for (size_t i = 0; i < shown; ++i) first.push_back(printable(names[i]));
+  const std::string list = fmt::format("{}", fmt::join(first, ", "));
   return names.size() > shown ? fmt::format("{} and {} more", list, names.size() - shown) : list;
 }
 
 /// What is stored for `disk`, under its name or its alias.
-std::string stored_name(const StoredTensors& stored, const DiskTensor& disk) {
+std::string stored_name(const WeightFiles& stored, const DiskTensor& disk) {
   return stored.has(disk.name) || disk.alias.empty() ? disk.name : disk.alias;
+}
+
+/// Into (a view of) the model's own tensor, with no second copy of it.
+void read_weight(const WeightFiles& stored, const DiskTensor& disk, const at::Tensor& internal) {
+  const std::string name = stored_name(stored, disk);
+  if (disk.qkv_groups > 0)  // all rows change places
+    return stored.for_all_rows(
+        name, [&](const at::Tensor& rows, int64_t) { from_disk(disk, rows, internal); });
+  stored.for_rows(name, [&](const at::Tensor& rows, int64_t first_row) {
+    DiskTensor part = disk;
+    part.first_row += first_row;
+    part.shape[0] = rows.size(0);
+    from_disk(part, rows, internal);
+  });
 }
 
 /// A tied model's file may carry the head all the same, as long as it equals the embedding:
 /// elsewhere a different one silently wins.
-std::set<std::string> check_tied_head(const StoredTensors& stored,
+std::set<std::string> check_tied_head(const WeightFiles& stored,
                                       const ModelConfig& config,
                                       const std::vector<DiskTensor>& tensors) {
   std::set<std::string> accepted;
@@ -113,7 +73,7 @@ std::set<std::string> check_tied_head(const StoredTensors& stored,
   const DiskTensor head = disk_tensors(untied).back();
   for (const std::string& name : {head.name, head.alias}) {
     if (name.empty() || !stored.has(name)) continue;
-    if (!at::equal(stored.read(name), stored.read(stored_name(stored, tensors.front()))))
+    if (!stored.equal(name, stored_name(stored, tensors.front())))
       throw std::runtime_error(fmt::format(
           "{}: tensor \"{}\" differs from the embedding although {} has tie_word_embeddings: true",
           stored.label(),
@@ -125,7 +85,7 @@ std::set<std::string> check_tied_head(const StoredTensors& stored,
 }
 
 /// Every expected tensor is there in its shape, and nothing else.
-void check_tensors(const StoredTensors& stored,
+void check_tensors(const WeightFiles& stored,
                    const ModelConfig& config,
                    const std::vector<DiskTensor>& tensors) {
   std::vector<std::string> missing, misshapen, extra;
@@ -135,7 +95,7 @@ void check_tensors(const StoredTensors& stored,
     expected.insert(name);
     if (!stored.has(name))
       missing.push_back(name);
-    else if (const auto& shape = stored.entry(name).shape; shape != disk.shape)
+    else if (const auto& shape = stored.shape(name); shape != disk.shape)
       misshapen.push_back(fmt::format(
           "{} has ({}), expected ({})", name, fmt::join(shape, ", "), fmt::join(disk.shape, ", ")));
   }
@@ -146,7 +106,7 @@ void check_tensors(const StoredTensors& stored,
     throw std::runtime_error(fmt::format(
         "{}: shapes other than {} says: {}", stored.label(), kConfig, name_some(misshapen)));
   expected.merge(check_tied_head(stored, config, tensors));
-  for (const auto& [name, file] : stored.names())
+  for (const std::string& name : stored.names())
     if (!expected.contains(name) && !is_legacy_buffer(name)) extra.push_back(name);
   if (!extra.empty())
     throw std::runtime_error(fmt::format("{}: tensors that a model with this {} does not have: {}",
@@ -187,13 +147,16 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
                                         at::Device device) {
   const at::NoGradGuard no_grad;
   const ModelConfig config = read_model_config(directory);
-  const StoredTensors stored(directory);
-  const std::vector<DiskTensor> tensors = disk_tensors(config);
+  const WeightFiles stored(directory);
+  std::vector<DiskTensor> tensors = disk_tensors(config);
   check_tensors(stored, config, tensors);
+  std::sort(tensors.begin(), tensors.end(), [&](const DiskTensor& a, const DiskTensor& b) {
+    return stored.lies_before(stored_name(stored, a), stored_name(stored, b));
+  });
   auto model = std::make_unique<Transformer>(config, dtype, device);
   const std::map<std::string, at::Tensor> parameters = by_name(*model);
   for (const DiskTensor& disk : tensors)
-    from_disk(disk, stored.read(stored_name(stored, disk)), parameters.at(disk.internal));
+    read_weight(stored, disk, parameters.at(disk.internal));
   return model;
 }
 

@@ -1,6 +1,4 @@
-// The safetensors file format: 8 bytes of header length, a JSON header, raw tensors
-// (https://github.com/huggingface/safetensors). Nothing in a file is trusted: lengths, offsets,
-// shapes and names are checked before any tensor is touched, and since the format promises no
+// safetensors files as tensors (the format: model/safetensors_header.h). Since it promises no
 // alignment, bytes are copied out and never cast in place.
 #pragma once
 
@@ -16,15 +14,14 @@
 
 #include "configs/files.h"
 #include "configs/manifest.h"
+#include "model/safetensors_header.h"
 
 namespace basin {
 
-/// One tensor of a file. `begin` and `end` are bytes from the start of the file.
-struct SafetensorsEntry {
-  std::string dtype;  // as the format spells it: "F32", "BF16", ...
-  std::vector<int64_t> shape;
-  uint64_t begin = 0, end = 0;
-};
+/// What LibTorch calls a dtype of the format. Throws std::runtime_error, without a file's name, for
+/// those that LibTorch code here does not compute with (F8, F6, F4, unsigned beyond 8 bits,
+/// complex).
+at::ScalarType scalar_type_of(const std::string& dtype);
 
 /// A file opened for reading. Throws std::runtime_error naming file, tensor and byte for whatever
 /// the format forbids.
@@ -32,20 +29,18 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(std::filesystem::path path);
 
-  const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, SafetensorsEntry>& entries() const { return header_.entries; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   const std::filesystem::path& path() const { return path_; }
 
   /// A copy of tensor `name` on the CPU in its stored dtype. Throws std::runtime_error when it is
-  /// absent, or of a dtype LibTorch code here does not compute with (F8, F6, F4, unsigned beyond 8
-  /// bits, complex).
+  /// absent, or of a dtype that scalar_type_of does not know.
   at::Tensor read(const std::string& name) const;
 
  private:
   std::filesystem::path path_;
   MappedFile file_;
-  std::map<std::string, SafetensorsEntry> entries_;
-  std::map<std::string, std::string> metadata_;
+  SafetensorsHeader header_;
 };
 
 /// A tensor to write, made when its turn comes, so that a file larger than memory can be written

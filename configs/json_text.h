@@ -1,0 +1,22 @@
+// JSON from files that nobody vouches for, and names out of such files in messages.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace basin {
+
+/// Parses one JSON document. Throws std::runtime_error, one line that begins with `name`, for
+/// invalid JSON, a key that occurs twice in an object, and nesting beyond 100 levels: what copies,
+/// prints and walks a document afterwards is recursive.
+nlohmann::json parse_json(std::string_view text, const std::string& name);
+
+/// `text` as it may stand in a one-line message: control characters and bytes that are no UTF-8
+/// escaped, at most 120 bytes of it.
+std::string printable(std::string_view text);
+
+/// `value` likewise, as JSON.
+std::string printable_json(const nlohmann::json& value);
+
+}  // namespace basin

@@ -1,0 +1,16 @@
+// What the system is told about parts of a mapping (configs/files.h): hints, which never fail.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace basin {
+
+/// These bytes are needed soon: reading them from the disk begins, without waiting.
+void fetch_pages(std::span<const std::byte> bytes);
+
+/// These bytes are not needed any more: their pages leave the process's memory. Reading them again
+/// is allowed, and takes them from the file again.
+void drop_pages(std::span<const std::byte> bytes);
+
+}  // namespace basin

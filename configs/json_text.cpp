@@ -25,7 +25,7 @@ std::string_view beginning(std::string_view text) {
 
 }  // namespace
 
-nlohmann::json parse_json(std::string_view text, const std::string& name) {
+nlohmann::json parse_untrusted_json(std::string_view text, const std::string& name) {
   std::vector<std::set<std::string>> open;  // the keys so far of every object around
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;
@@ -51,11 +51,13 @@ nlohmann::json parse_json(std::string_view text, const std::string& name) {
 }
 
 std::string printable(std::string_view text) {
-  const std::string_view begin = beginning(text);
   // dump() escapes control characters, and with this handler replaces what is no UTF-8.
-  const std::string quoted =
-      nlohmann::json(std::string(begin)).dump(-1, ' ', false, Handler::replace);
-  return quoted.substr(1, quoted.size() - 2) + (begin.size() < text.size() ? "..." : "");
+  std::string quoted =
+      nlohmann::json(std::string(beginning(text))).dump(-1, ' ', false, Handler::replace);
+  quoted = quoted.substr(1, quoted.size() - 2);
+  const std::string_view begin = beginning(quoted);
+  const bool whole = begin.size() == quoted.size() && text.size() <= kShownBytes;
+  return std::string(begin) + (whole ? "" : "...");
 }
 
 std::string printable_json(const nlohmann::json& value) {

@@ -10,7 +10,7 @@ namespace basin {
 /// Parses one JSON document. Throws std::runtime_error, one line that begins with `name`, for
 /// invalid JSON, a key that occurs twice in an object, and nesting beyond 100 levels: what copies,
 /// prints and walks a document afterwards is recursive.
-nlohmann::json parse_json(std::string_view text, const std::string& name);
+nlohmann::json parse_untrusted_json(std::string_view text, const std::string& name);
 
 /// `text` as it may stand in a one-line message: control characters and bytes that are no UTF-8
 /// escaped, at most 120 bytes of it.

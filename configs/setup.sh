@@ -2,7 +2,7 @@
 # Installs what is missing to build Basin on Debian or Ubuntu: Debian packages, and LibTorch unpacked from its PyPI wheel into .deps/.
 # The only list of dependency versions. Idempotent: with everything in place it does nothing, in under a second.
 #   bash configs/setup.sh            CPU build and tests
-#   bash configs/setup.sh --tests    also what only tests use: Open MPI (7 MB; left out without root) and TensorBoard in .deps/tests (180 MB)
+#   bash configs/setup.sh --tests    also what only tests use: Open MPI (7 MB) and clang (260 MB), both left out without root, and TensorBoard in .deps/tests (180 MB)
 #   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
 #   bash configs/setup.sh --clients  also the software that reads what Basin writes (transformers, lm-eval, llama.cpp, ...) in .deps/clients: 5 GB
 #   bash configs/setup.sh --compare  also llama.cpp built for this machine, in .deps/llama.cpp, to compare speed with
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 apt_packages=(g++ cmake ninja-build ccache python3-pip unzip ca-certificates
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libxxhash-dev
   libzstd-dev zlib1g-dev libhwy-dev libsentencepiece-dev sentencepiece libonig-dev libutf8proc-dev libgtest-dev libgmock-dev)
-test_packages=(openmpi-bin python3-venv)   # what --tests adds
+test_packages=(openmpi-bin python3-venv clang)   # what --tests adds; clang for the fuzz targets
 test_clients=(tensorboard==2.20.0)
 
 torch_version=2.11.0
@@ -76,6 +76,13 @@ install_packages() {
   { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
     || { tail -n 5 "$log" >&2; fail "apt-get failed (no network, or no package mirror?); its last lines are above, the whole log is $log"; }
   rm -f "$log"
+}
+
+# libFuzzer and the sanitizers of the clang that there is, where they are a package of their own.
+install_clang_runtime() {
+  local version; version=$(clang -dumpversion 2>/dev/null) || return 0
+  apt_packages=("libclang-rt-${version%%.*}-dev")
+  ! apt-cache show "${apt_packages[@]}" >/dev/null 2>&1 || install_packages
 }
 
 # Downloads one pinned wheel into .deps/downloads and checks it before anything reads it.
@@ -164,6 +171,7 @@ install_llama_cpp() {
 install_packages
 install_libtorch
 [ -z "$with_cuda" ] || install_cuda
+[ -z "$with_tests" ] || [ "$(id -u)" -ne 0 ] || install_clang_runtime
 [ -z "$with_tests" ] || install_venv .deps/tests '180 MB' "${test_clients[@]}"
 [ -z "$with_clients" ] || install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
 [ -z "$with_compare" ] || install_llama_cpp

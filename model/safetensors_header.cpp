@@ -83,10 +83,12 @@ uint64_t HeaderReader::tensor_bytes(const std::string& tensor,
                                     const SafetensorsDtype& dtype,
                                     const std::vector<uint64_t>& shape) const {
   uint64_t bits = dtype.bits;
+  int64_t strides = static_cast<int64_t>(dtype.bits);  // a number, too, where a size is 0
   bool overflow = false;
   for (const uint64_t size : shape) {
     overflow = overflow || size > INT64_MAX;
     overflow = __builtin_mul_overflow(bits, size, &bits) || overflow;
+    overflow = __builtin_mul_overflow(strides, std::max<uint64_t>(size, 1), &strides) || overflow;
   }
   if (overflow || bits % 8 != 0)
     refuse(tensor,
@@ -175,7 +177,8 @@ SafetensorsHeader HeaderReader::read(std::span<const std::byte> bytes) const {
         length > room ? fmt::format(" in a file of {}", bytes.size())
                       : fmt::format(", at most {} are allowed", kSafetensorsMaxHeaderBytes)));
   const char* begin = reinterpret_cast<const char*>(bytes.data()) + kSafetensorsLengthBytes;
-  const nlohmann::json json = parse_json({begin, length}, file_ + ": the header at byte 8");
+  const nlohmann::json json =
+      parse_untrusted_json({begin, length}, file_ + ": the header at byte 8");
   if (!json.is_object()) refuse("the header at byte 8 is no JSON object");
   SafetensorsHeader header;
   for (const auto& [name, value] : json.items()) {

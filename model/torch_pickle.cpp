@@ -1,47 +1,20 @@
-// Values are indices into one list, so that nothing is recursive, cycles do no harm, and each
-// opcode costs a few bytes at most. Opcodes: Python's Lib/pickletools.py.
+// What the pickle of a state dict may name and call.
 #include "model/torch_pickle.h"
 
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
-#include <stdexcept>
+#include <iterator>
 #include <utility>
 
 #include "configs/json_text.h"
+#include "model/pickle_machine.h"
 
 namespace basin {
+namespace pickle {
 namespace {
 
 constexpr int64_t kMaxDimensions = 16;
-constexpr uint8_t kNewestProtocol = 5;
-
-enum class Kind : uint8_t {
-  kNone,
-  kBool,
-  kInteger,
-  kReal,
-  kText,
-  kTuple,
-  kList,
-  kDict,
-  kGlobal,
-  kStorage,
-  kTensor
-};
-constexpr std::string_view kKindNames[] = {"None",
-                                           "a truth value",
-                                           "an integer",
-                                           "a number",
-                                           "text",
-                                           "a tuple",
-                                           "a list",
-                                           "a dictionary",
-                                           "a global",
-                                           "a storage",
-                                           "a tensor"};
 
 enum Global : int64_t { kOrderedDict, kRebuildTensor, kRebuildParameter, kFirstStorage };
 struct KnownGlobal {
@@ -63,189 +36,9 @@ constexpr KnownGlobal kGlobals[] = {
     {"torch", "BoolStorage", "BOOL"},
 };
 
-using Id = uint32_t;  // of a value
-struct Value {
-  Kind kind;
-  uint32_t count = 0;  // of a text's bytes, of a tuple's items
-  int64_t number = 0;  // an integer; a text's first byte; a tuple's first item; else an index
-};
-struct Storage {
-  std::string_view dtype;
-  Id key;
-  int64_t elements;
-};
+}  // namespace
 
-class Machine {
- public:
-  Machine(const std::string& name, std::span<const std::byte> pickle)
-      : name_(name), bytes_(reinterpret_cast<const char*>(pickle.data()), pickle.size()) {}
-
-  std::map<std::string, PickledTensor> run();
-
- private:
-  using Dict = std::vector<std::pair<Id, Id>>;
-
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw std::runtime_error(fmt::format("{}: byte {}: {}", name_, opcode_at_, what));
-  }
-  [[noreturn]] void refuse_global(std::string_view module, std::string_view global) const {
-    refuse(fmt::format("asks for {}.{}: only tensors are read, no code is run",
-                       printable(module),
-                       printable(global)));
-  }
-
-  // Reading arguments of opcodes.
-  std::string_view take(uint64_t count);
-  std::string_view take_line();
-  uint64_t take_number(int count);
-  int64_t take_long();
-
-  // The stack.
-  Id add(Value value);
-  void push(Value value) { stack_.push_back(add(value)); }
-  Id pop();
-  Id top() const;
-  /// Where the items behind the last mark begin; the mark is gone.
-  size_t pop_mark();
-  const Value& at(Id id) const { return values_[id]; }
-  const Value& expect(Id id, Kind kind, const char* what) const;
-  std::string_view text(Id id) const;
-  std::span<const Id> items(Id tuple) const;
-
-  void step(uint8_t opcode);
-  bool step_containers(uint8_t opcode);
-  void push_text(uint64_t count);
-  void push_tuple(size_t count);
-  void set_items(size_t begin);
-  void push_global(std::string_view module, std::string_view global);
-  void put(uint64_t key);
-  void get(uint64_t key);
-
-  void persistent_load();
-  void reduce();
-  void build();
-  Id rebuild_tensor(std::span<const Id> arguments);
-  std::vector<int64_t> sizes(Id tuple, const char* what) const;
-  void check_bounds(const PickledTensor& tensor) const;
-  std::map<std::string, PickledTensor> result(Id id) const;
-
-  const std::string& name_;
-  std::string_view bytes_;
-  size_t position_ = 0, opcode_at_ = 0;
-  std::vector<Value> values_;
-  std::vector<Id> stack_, tuple_items_;
-  std::vector<size_t> marks_;
-  std::map<uint64_t, Id> memo_;
-  std::vector<Dict> dicts_;
-  std::vector<Storage> storages_;
-  std::vector<PickledTensor> tensors_;
-};
-
-std::string_view Machine::take(uint64_t count) {
-  if (count > bytes_.size() - position_)
-    refuse(fmt::format("wants {} more bytes, {} are left: the pickle is cut short or damaged",
-                       count,
-                       bytes_.size() - position_));
-  const std::string_view taken = bytes_.substr(position_, count);
-  position_ += count;
-  return taken;
-}
-
-std::string_view Machine::take_line() {
-  const size_t end = bytes_.find('\n', position_);
-  if (end == std::string_view::npos) refuse("a name without end: cut short or damaged");
-  const std::string_view line = take(end - position_);
-  take(1);
-  return line;
-}
-
-uint64_t Machine::take_number(int count) {
-  uint64_t number = 0;
-  const std::string_view digits = take(static_cast<uint64_t>(count));
-  std::memcpy(&number, digits.data(), digits.size());
-  return number;
-}
-
-/// LONG1: two's complement of as many bytes as it says.
-int64_t Machine::take_long() {
-  const uint64_t count = take_number(1);
-  const std::string_view digits = take(count);
-  if (count > 8) refuse(fmt::format("an integer of {} bytes", count));
-  const bool negative = count > 0 && (static_cast<uint8_t>(digits.back()) & 0x80) != 0;
-  uint64_t number = negative ? UINT64_MAX : 0;
-  std::memcpy(&number, digits.data(), count);
-  return static_cast<int64_t>(number);
-}
-
-Id Machine::add(Value value) {
-  values_.push_back(value);
-  return static_cast<Id>(values_.size() - 1);
-}
-
-Id Machine::top() const {
-  const size_t floor = marks_.empty() ? 0 : marks_.back();
-  if (stack_.size() <= floor) refuse("takes a value where there is none");
-  return stack_.back();
-}
-
-Id Machine::pop() {
-  const Id id = top();
-  stack_.pop_back();
-  return id;
-}
-
-size_t Machine::pop_mark() {
-  if (marks_.empty()) refuse("looks for a mark where there is none");
-  const size_t begin = marks_.back();
-  marks_.pop_back();
-  return begin;
-}
-
-const Value& Machine::expect(Id id, Kind kind, const char* what) const {
-  const Value& value = at(id);
-  if (value.kind != kind)
-    refuse(fmt::format("{} should be {}, found {}",
-                       what,
-                       kKindNames[static_cast<size_t>(kind)],
-                       kKindNames[static_cast<size_t>(value.kind)]));
-  return value;
-}
-
-std::string_view Machine::text(Id id) const {
-  return bytes_.substr(static_cast<size_t>(at(id).number), at(id).count);
-}
-
-std::span<const Id> Machine::items(Id tuple) const {
-  const Value& value = expect(tuple, Kind::kTuple, "a list of arguments");
-  return std::span(tuple_items_).subspan(static_cast<size_t>(value.number), value.count);
-}
-
-void Machine::push_text(uint64_t count) {
-  const auto begin = static_cast<int64_t>(position_);
-  push({Kind::kText, static_cast<uint32_t>(take(count).size()), begin});
-}
-
-/// A tuple of the newest `count` values of the stack.
-void Machine::push_tuple(size_t count) {
-  const size_t floor = marks_.empty() ? 0 : marks_.back();
-  if (stack_.size() - floor < count) refuse("takes a value where there is none");
-  const auto first = static_cast<int64_t>(tuple_items_.size());
-  tuple_items_.insert(
-      tuple_items_.end(), stack_.end() - static_cast<ptrdiff_t>(count), stack_.end());
-  stack_.resize(stack_.size() - count);
-  push({Kind::kTuple, static_cast<uint32_t>(count), first});
-}
-
-/// The values from `begin` on are keys and values in turn, for the dictionary below them.
-void Machine::set_items(size_t begin) {
-  const std::vector<Id> pairs(stack_.begin() + static_cast<ptrdiff_t>(begin), stack_.end());
-  stack_.resize(begin);
-  if (pairs.size() % 2 != 0) refuse("a key without a value");
-  Dict& dict = dicts_[static_cast<size_t>(expect(top(), Kind::kDict, "what has keys").number)];
-  for (size_t i = 0; i < pairs.size(); i += 2) dict.emplace_back(pairs[i], pairs[i + 1]);
-}
-
-void Machine::push_global(std::string_view module, std::string_view global) {
+void PickleMachine::push_global(std::string_view module, std::string_view global) {
   const auto known = std::find_if(std::begin(kGlobals), std::end(kGlobals), [&](const auto& g) {
     return g.module == module && g.name == global;
   });
@@ -253,18 +46,8 @@ void Machine::push_global(std::string_view module, std::string_view global) {
   push({Kind::kGlobal, 0, known - std::begin(kGlobals)});
 }
 
-void Machine::put(uint64_t key) {
-  memo_[key] = top();
-}
-
-void Machine::get(uint64_t key) {
-  const auto found = memo_.find(key);
-  if (found == memo_.end()) refuse(fmt::format("nothing was kept under number {}", key));
-  stack_.push_back(found->second);
-}
-
 /// ('storage', TYPE, KEY, LOCATION, ELEMENTS) -> a storage.
-void Machine::persistent_load() {
+void PickleMachine::persistent_load() {
   const std::span<const Id> parts = items(pop());
   if (parts.size() != 5 || at(parts[0]).kind != Kind::kText || text(parts[0]) != "storage")
     refuse("refers to something outside that is no storage of a tensor");
@@ -278,12 +61,12 @@ void Machine::persistent_load() {
 }
 
 /// The only calls there are.
-void Machine::reduce() {
+void PickleMachine::reduce() {
   const std::span<const Id> arguments = items(pop());
   const Id callee = pop();
   if (at(callee).kind != Kind::kGlobal)
-    refuse(fmt::format("calls {}: only tensors are read, no code is run",
-                       kKindNames[static_cast<size_t>(at(callee).kind)]));
+    refuse(
+        fmt::format("calls {}: only tensors are read, no code is run", name_of(at(callee).kind)));
   switch (at(callee).number) {
     case kOrderedDict:
       if (!arguments.empty()) refuse("an OrderedDict made with arguments");
@@ -303,12 +86,12 @@ void Machine::reduce() {
 }
 
 /// Attributes for a dictionary: a state dict's _metadata, which says nothing about tensors.
-void Machine::build() {
+void PickleMachine::build() {
   expect(pop(), Kind::kDict, "the attributes of an object");
   expect(top(), Kind::kDict, "what is given attributes");
 }
 
-std::vector<int64_t> Machine::sizes(Id tuple, const char* what) const {
+std::vector<int64_t> PickleMachine::sizes(Id tuple, const char* what) const {
   std::vector<int64_t> sizes;
   if (static_cast<int64_t>(items(tuple).size()) > kMaxDimensions)
     refuse(fmt::format("a tensor of {} dimensions", items(tuple).size()));
@@ -320,7 +103,7 @@ std::vector<int64_t> Machine::sizes(Id tuple, const char* what) const {
 }
 
 /// _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])
-Id Machine::rebuild_tensor(std::span<const Id> arguments) {
+Id PickleMachine::rebuild_tensor(std::span<const Id> arguments) {
   if (arguments.size() != 6 && arguments.size() != 7)
     refuse(fmt::format("_rebuild_tensor_v2 with {} arguments, expected 6", arguments.size()));
   if (arguments.size() == 7) {  // bits like "conjugated", which would change the values
@@ -342,16 +125,17 @@ Id Machine::rebuild_tensor(std::span<const Id> arguments) {
   return add({Kind::kTensor, 0, static_cast<int64_t>(tensors_.size() - 1)});
 }
 
-void Machine::check_bounds(const PickledTensor& tensor) const {
+void PickleMachine::check_bounds(const PickledTensor& tensor) const {
   if (tensor.shape.size() != tensor.strides.size())
     refuse(fmt::format(
         "a tensor of {} dimensions with {} strides", tensor.shape.size(), tensor.strides.size()));
   int64_t elements = 1, last = tensor.offset;
   bool overflow = false;
   const bool empty = std::count(tensor.shape.begin(), tensor.shape.end(), 0) > 0;
-  for (size_t i = 0; i < tensor.shape.size() && !empty; ++i) {
+  for (size_t i = 0; i < tensor.shape.size(); ++i) {
     int64_t span = 0;
-    overflow |= __builtin_mul_overflow(elements, tensor.shape[i], &elements);
+    overflow |= __builtin_mul_overflow(elements, std::max<int64_t>(tensor.shape[i], 1), &elements);
+    if (empty) continue;
     overflow |= __builtin_mul_overflow(tensor.shape[i] - 1, tensor.strides[i], &span);
     overflow |= __builtin_add_overflow(last, span, &last);
   }
@@ -363,159 +147,27 @@ void Machine::check_bounds(const PickledTensor& tensor) const {
                        tensor.storage_elements));
 }
 
-bool Machine::step_containers(uint8_t opcode) {
-  switch (opcode) {
-    case '(':  // MARK
-      marks_.push_back(stack_.size());
-      return true;
-    case ')':  // EMPTY_TUPLE
-      push_tuple(0);
-      return true;
-    case 0x85:  // TUPLE1
-    case 0x86:  // TUPLE2
-    case 0x87:  // TUPLE3
-      push_tuple(opcode - 0x84);
-      return true;
-    case 't': {  // TUPLE
-      const size_t begin = pop_mark();
-      push_tuple(stack_.size() - begin);
-      return true;
-    }
-    case '}':  // EMPTY_DICT
-      dicts_.emplace_back();
-      push({Kind::kDict, 0, static_cast<int64_t>(dicts_.size() - 1)});
-      return true;
-    case 's':  // SETITEM
-      if (const size_t floor = marks_.empty() ? 0 : marks_.back(); stack_.size() < floor + 3)
-        refuse("takes a value where there is none");
-      set_items(stack_.size() - 2);
-      return true;
-    case 'u':  // SETITEMS
-      set_items(pop_mark());
-      return true;
-    case ']':  // EMPTY_LIST: what is in lists is not kept, no tensor is made of it
-      push({Kind::kList});
-      return true;
-    case 'a':  // APPEND
-      pop();
-      expect(top(), Kind::kList, "what is appended to");
-      return true;
-    case 'e':  // APPENDS
-      stack_.resize(pop_mark());
-      expect(top(), Kind::kList, "what is appended to");
-      return true;
-    default:
-      return false;
-  }
-}
-
-void Machine::step(uint8_t opcode) {
-  switch (opcode) {
-    case 0x80:  // PROTO
-      if (const uint64_t protocol = take_number(1); protocol < 2 || protocol > kNewestProtocol)
-        refuse(fmt::format("pickle protocol {}, torch.save writes 2", protocol));
-      return;
-    case 0x95:  // FRAME
-      take_number(8);
-      return;
-    case 'N':  // NONE
-      return push({Kind::kNone});
-    case 0x88:  // NEWTRUE
-    case 0x89:  // NEWFALSE
-      return push({Kind::kBool});
-    case 'K':  // BININT1
-      return push({Kind::kInteger, 0, static_cast<int64_t>(take_number(1))});
-    case 'M':  // BININT2
-      return push({Kind::kInteger, 0, static_cast<int64_t>(take_number(2))});
-    case 'J':  // BININT
-      return push({Kind::kInteger, 0, static_cast<int32_t>(take_number(4))});
-    case 0x8a:  // LONG1
-      return push({Kind::kInteger, 0, take_long()});
-    case 'G':  // BINFLOAT
-      take(8);
-      return push({Kind::kReal});
-    case 'X':  // BINUNICODE
-      return push_text(take_number(4));
-    case 0x8c:  // SHORT_BINUNICODE
-      return push_text(take_number(1));
-    case 'c': {  // GLOBAL
-      const std::string_view module = take_line();
-      return push_global(module, take_line());
-    }
-    case 0x93: {  // STACK_GLOBAL
-      const Id global = pop(), module = pop();
-      expect(global, Kind::kText, "a global's name");
-      expect(module, Kind::kText, "a global's module");
-      return push_global(text(module), text(global));
-    }
-    case 'i': {  // INST: only to say what it asks for
-      const std::string_view module = take_line();
-      refuse_global(module, take_line());
-    }
-    case 'q':  // BINPUT
-      return put(take_number(1));
-    case 'r':  // LONG_BINPUT
-      return put(take_number(4));
-    case 0x94:  // MEMOIZE
-      return put(memo_.size());
-    case 'h':  // BINGET
-      return get(take_number(1));
-    case 'j':  // LONG_BINGET
-      return get(take_number(4));
-    case 'Q':  // BINPERSID
-      return persistent_load();
-    case 'R':  // REDUCE
-      return reduce();
-    case 'b':  // BUILD
-      return build();
-    default:
-      if (!step_containers(opcode))
-        refuse(
-            fmt::format("opcode 0x{:02x}, which torch.save does not write for tensors: only "
-                        "tensors are read, no code is run",
-                        opcode));
-  }
-}
-
-std::map<std::string, PickledTensor> Machine::result(Id id) const {
+std::map<std::string, PickledTensor> PickleMachine::result(Id id) const {
   const Value& dict = expect(id, Kind::kDict, "the file's content");
   std::map<std::string, PickledTensor> tensors;
   for (const auto& [key, value] : dicts_[static_cast<size_t>(dict.number)]) {
     if (at(key).kind != Kind::kText)
-      refuse(fmt::format("a key of the state dict is {}, expected text",
-                         kKindNames[static_cast<size_t>(at(key).kind)]));
+      refuse(fmt::format("a key of the state dict is {}, expected text", name_of(at(key).kind)));
     const std::string name(text(key));
     if (at(value).kind != Kind::kTensor)
-      refuse(fmt::format("\"{}\" holds {}, expected a tensor",
-                         printable(name),
-                         kKindNames[static_cast<size_t>(at(value).kind)]));
+      refuse(fmt::format(
+          "\"{}\" holds {}, expected a tensor", printable(name), name_of(at(value).kind)));
     if (!tensors.emplace(name, tensors_[static_cast<size_t>(at(value).number)]).second)
       refuse(fmt::format("the state dict names \"{}\" twice", printable(name)));
   }
   return tensors;
 }
 
-std::map<std::string, PickledTensor> Machine::run() {
-  if (bytes_.size() > kMaxPickleBytes)
-    refuse(
-        fmt::format("a pickle of {} bytes, at most {} are read", bytes_.size(), kMaxPickleBytes));
-  for (;;) {
-    opcode_at_ = position_;
-    const auto opcode = static_cast<uint8_t>(take(1)[0]);
-    if (opcode == '.') break;  // STOP
-    step(opcode);
-  }
-  const Id content = pop();
-  if (!stack_.empty() || position_ != bytes_.size())
-    refuse("ends with something left over: damaged");
-  return result(content);
-}
-
-}  // namespace
+}  // namespace pickle
 
 std::map<std::string, PickledTensor> read_state_dict(const std::string& name,
                                                      std::span<const std::byte> pickle) {
-  return Machine(name, pickle).run();
+  return basin::pickle::PickleMachine(name, pickle).run();
 }
 
 }  // namespace basin

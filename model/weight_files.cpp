@@ -147,17 +147,32 @@ bool WeightFiles::lies_before(const std::string& a, const std::string& b) const 
   return std::pair(left.file, left.begin) < std::pair(right.file, right.begin);
 }
 
+/// Bytes of a row when it is stored in one piece, as most are.
+int64_t WeightFiles::row_bytes(const Weight& weight) {
+  const auto size = static_cast<int64_t>(c10::elementSize(scalar_type_of(weight.dtype)));
+  return c10::multiply_integers(weight.shape) / std::max<int64_t>(1, height_of(weight)) * size;
+}
+
+bool WeightFiles::lies_in_order(const Weight& weight) {
+  return weight.strides == contiguous_strides(weight.shape);
+}
+
 /// The bytes that rows [first_row, first_row + rows) take, at least.
 std::span<const std::byte> WeightFiles::bytes_of(const Weight& weight,
                                                  int64_t first_row,
                                                  int64_t rows) const {
   const std::byte* data = files_[weight.file]->mapped.data() + weight.begin;
-  if (weight.strides != contiguous_strides(weight.shape) || height(weight) == 0)
-    return {data, weight.end - weight.begin};
+  if (!lies_in_order(weight)) return {data, weight.end - weight.begin};
   const auto size = static_cast<int64_t>(c10::elementSize(scalar_type_of(weight.dtype)));
-  const int64_t row_bytes = c10::multiply_integers(weight.shape) / height(weight) * size;
-  return {data + weight.offset * size + first_row * row_bytes,
-          static_cast<size_t>(rows * row_bytes)};
+  return {data + weight.offset * size + first_row * row_bytes(weight),
+          static_cast<size_t>(rows * row_bytes(weight))};
+}
+
+/// Rows [first_row, first_row + rows) are done with. Where rows lie all over the storage, its pages
+/// stay until the last of them.
+void WeightFiles::drop(const Weight& weight, int64_t first_row, int64_t rows) const {
+  if (lies_in_order(weight) || first_row + rows == height_of(weight))
+    drop_pages(bytes_of(weight, first_row, rows));
 }
 
 /// These bytes are used now, what lies behind them next.
@@ -197,24 +212,24 @@ at::Tensor WeightFiles::view(const std::string& name) const {
 }
 
 void WeightFiles::hand_out(const std::string& name,
-                           int64_t rows_at_once,
+                           int64_t bytes_at_once,
                            const UseRows& use) const {
   const Weight& weight = at(name);
   const at::Tensor whole = view(name);
-  for (int64_t row = 0; row < height(weight); row += std::min(rows_at_once, height(weight) - row)) {
-    const int64_t rows = std::min(rows_at_once, height(weight) - row);
-    const std::span<const std::byte> bytes = bytes_of(weight, row, rows);
-    fetch(*files_[weight.file], bytes);
+  const int64_t height = height_of(weight),
+                most =
+                    std::max<int64_t>(1, bytes_at_once / std::max<int64_t>(1, row_bytes(weight)));
+  int64_t rows = 0;
+  for (int64_t row = 0; row < height; row += rows) {
+    rows = std::min(most, height - row);
+    fetch(*files_[weight.file], bytes_of(weight, row, rows));
     use(whole.dim() == 0 ? whole : whole.narrow(0, row, rows), row);
-    drop_pages(bytes);
+    drop(weight, row, rows);
   }
 }
 
 void WeightFiles::for_rows(const std::string& name, const UseRows& use) const {
-  const Weight& weight = at(name);
-  const auto bytes = static_cast<int64_t>(weight.end - weight.begin);
-  const int64_t row_bytes = std::max<int64_t>(1, bytes / std::max<int64_t>(1, height(weight)));
-  hand_out(name, std::max<int64_t>(1, kPartBytes / row_bytes), use);
+  hand_out(name, kPartBytes, use);
 }
 
 void WeightFiles::for_all_rows(const std::string& name, const UseRows& use) const {
@@ -240,7 +255,7 @@ bool WeightFiles::equal(const std::string& a, const std::string& b) const {
   for_rows(a, [&](const at::Tensor& rows, int64_t first_row) {
     if (!same) return;
     same = at::equal(rows, rows.dim() == 0 ? other : other.narrow(0, first_row, rows.size(0)));
-    drop_pages(bytes_of(right, first_row, rows.dim() == 0 ? 1 : rows.size(0)));
+    drop(right, first_row, rows.dim() == 0 ? 1 : rows.size(0));
   });
   return same;
 }

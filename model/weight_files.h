@@ -67,10 +67,15 @@ class WeightFiles {
   void open(const std::filesystem::path& path);
   void open_index(const std::filesystem::path& index, const std::string& suffix);
   const Weight& at(const std::string& name) const;
-  static int64_t height(const Weight& weight) { return weight.shape.empty() ? 1 : weight.shape[0]; }
+  static int64_t height_of(const Weight& weight) {
+    return weight.shape.empty() ? 1 : weight.shape[0];
+  }
+  static int64_t row_bytes(const Weight& weight);
+  static bool lies_in_order(const Weight& weight);
   at::Tensor view(const std::string& name) const;
-  void hand_out(const std::string& name, int64_t rows_at_once, const UseRows& use) const;
+  void hand_out(const std::string& name, int64_t bytes_at_once, const UseRows& use) const;
   std::span<const std::byte> bytes_of(const Weight& weight, int64_t first_row, int64_t rows) const;
+  void drop(const Weight& weight, int64_t first_row, int64_t rows) const;
   void fetch(const File& file, std::span<const std::byte> bytes) const;
 
   std::string label_;

@@ -25,7 +25,7 @@ std::string problem(const std::string& file, std::string_view suffix) {
 std::map<std::string, std::string> read_weight_index(const std::string& name,
                                                      std::string_view text,
                                                      std::string_view suffix) {
-  const nlohmann::json json = parse_json(text, name);
+  const nlohmann::json json = parse_untrusted_json(text, name);
   const auto map = json.is_object() ? json.find("weight_map") : json.end();
   if (!json.is_object() || map == json.end() || !map->is_object())
     throw std::runtime_error(

@@ -7,12 +7,13 @@
 #   bash tests/long.sh kill [N]             N times (200) kill -9 hits a run of two ranks, which is resumed and ends as if undisturbed
 #   bash tests/long.sh faults               every byte of a checkpoint damaged, every call of a run failing in seven ways, power cuts
 #   bash tests/long.sh clients [LAYOUT,..]  streaming of every imported layout against a literal reference in Python, 4000 tokens (installs transformers: 5 GB)
+#   bash tests/long.sh fuzz [N]             each fuzz target N times (a million), from what earlier runs found on
 #   bash tests/long.sh compare [CASE...]    speed against PyTorch, transformers, llama.cpp and SentencePiece (installs them: 5 GB)
 cd "$(dirname "$0")/.."
 set -euo pipefail
 case "${1:-all}" in
-  -h|--help) sed -n '2,10s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
-  all|agreement|steps|sink-speed|growth|plan|kill|faults|clients|compare) wanted=${1:-all} ;;
+  -h|--help) sed -n '2,11s/^# \{0,1\}//p' tests/long.sh; exit 0 ;;
+  all|agreement|steps|sink-speed|growth|plan|kill|faults|clients|fuzz|compare) wanted=${1:-all} ;;
   *) printf "long: error: unknown argument '%s': see --help\n" "$1" >&2; exit 2 ;;
 esac
 wants() { [ "$wanted" = all ] || [ "$wanted" = "$1" ]; }
@@ -35,6 +36,16 @@ cmake -S . -B build -G Ninja >/dev/null
 if [ "$wanted" = kill ]; then
   ninja -C build -j 2 --quiet basin
   exec python3 tests/durability.py "${2:-200}"
+fi
+if [ "$wanted" = fuzz ]; then
+  bash configs/setup.sh --tests
+  cmake -S . -B build -G Ninja >/dev/null
+  ninja -C build -j 2 --quiet basin_fuzz
+  for target in build/tests/fuzz/*_fuzz; do
+    target=${target##*/}
+    bash tests/fuzz/run.sh build/tests/fuzz --runs "${2:-1000000}" "${target%_fuzz}"
+  done
+  exit 0
 fi
 if [ "$wanted" = faults ]; then
   ninja -C build -j 2 --quiet basin_train_tests basin_durability_tests

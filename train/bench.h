@@ -97,6 +97,15 @@ struct PrepareBench {
 };
 std::vector<BenchRow> bench_prepare(const PrepareBench& bench, const BenchOptions& options);
 
+/// Opening a model directory, from the disk as far as the system's cache can be emptied and from
+/// the cache, against reading its files; and the memory that it takes.
+struct LoadBench {
+  std::string model;
+  std::string dtype = "float32";
+  std::string device = "auto";
+};
+BenchRow bench_load(const LoadBench& bench, const BenchOptions& options);
+
 /// Rows with the same keys as a table: keys above, one line a row.
 std::string bench_table(const std::vector<BenchRow>& rows);
 

@@ -21,6 +21,7 @@ struct BenchArguments {
   InferBench infer;
   PrepareBench prepare;
   CheckpointBench checkpoint;
+  LoadBench load;
 };
 
 // Options of every benchmark. `run` gives the rows.
@@ -110,7 +111,7 @@ CLI::App* add_infer_bench(CLI::App* bench,
 
 void add_bench(CLI::App& app, int& status) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "how fast this machine trains, saves, prefills, decodes, streams and prepares");
+      "bench", "how fast this machine trains, saves, loads, prefills, decodes, streams and prepares");
   bench->require_subcommand(1);
   bench->footer(
       "Example: basin bench decode configs/llama-60m.yaml --set model.vocab_size=32000 --dtype "
@@ -189,6 +190,21 @@ void add_bench(CLI::App& app, int& status) {
       "Example: basin bench checkpoint configs/demo.yaml --set model.vocab_size=2048 --every 20");
   add_common(checkpoint, c, status, [](const BenchArguments& b) {
     return std::vector<BenchRow>{bench_checkpoint(b.checkpoint, b.options)};
+  });
+
+  const auto l = std::make_shared<BenchArguments>(*shared);
+  l->options.repetitions = 3;
+  CLI::App* load = bench->add_subcommand(
+      "load", "opening a model directory against reading its files, and the memory that it takes");
+  load->add_option("MODEL", l->load.model, "a model directory, a run or one of its steps")
+      ->required();
+  load->add_option("--dtype", l->load.dtype, "weights in memory: float32 or bfloat16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  add_device_option(*load, l->load.device);
+  load->footer("Example: basin bench load runs/demo-token --dtype bfloat16 --json");
+  add_common(load, l, status, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_load(b.load, b.options)};
   });
 
   const auto p = std::make_shared<BenchArguments>(*shared);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 
 namespace basin {
 
@@ -12,15 +13,13 @@ ConfigJson::ConfigJson(std::string file, std::string prefix, nlohmann::json obje
     : file_(std::move(file)), prefix_(std::move(prefix)), object_(std::move(object)) {}
 
 ConfigJson ConfigJson::read(const std::filesystem::path& file) {
-  nlohmann::json parsed;
-  try {
-    parsed = nlohmann::json::parse(read_file(file));
-  } catch (const nlohmann::json::exception& e) {
-    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", file.string(), e.what()));
-  }
-  if (!parsed.is_object())
-    throw std::runtime_error(fmt::format("{}: no JSON object", file.string()));
-  return ConfigJson(file.string(), "", std::move(parsed));
+  return parse(read_file(file), file.string());
+}
+
+ConfigJson ConfigJson::parse(std::string_view text, const std::string& file) {
+  nlohmann::json parsed = parse_untrusted_json(text, file);
+  if (!parsed.is_object()) throw std::runtime_error(fmt::format("{}: no JSON object", file));
+  return ConfigJson(file, "", std::move(parsed));
 }
 
 void ConfigJson::refuse(const std::string& key, const std::string& reason) const {
@@ -55,9 +54,9 @@ const nlohmann::json& ConfigJson::at(const std::string& key) const {
 int64_t ConfigJson::integer(const std::string& key) const {
   const nlohmann::json& value = at(key);
   if (!value.is_number_integer())
-    refuse(key, fmt::format("expected an integer, found {}", value.dump()));
+    refuse(key, fmt::format("expected an integer, found {}", printable_json(value)));
   if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX)
-    refuse(key, fmt::format("{} is too large", value.dump()));
+    refuse(key, fmt::format("{} is too large", printable_json(value)));
   return value.get<int64_t>();
 }
 
@@ -67,19 +66,21 @@ int64_t ConfigJson::integer(const std::string& key, int64_t fallback) const {
 
 double ConfigJson::number(const std::string& key, double fallback) const {
   if (!has(key)) return fallback;
-  if (!at(key).is_number()) refuse(key, fmt::format("expected a number, found {}", at(key).dump()));
+  if (!at(key).is_number())
+    refuse(key, fmt::format("expected a number, found {}", printable_json(at(key))));
   return at(key).get<double>();
 }
 
 bool ConfigJson::boolean(const std::string& key, bool fallback) const {
   if (!has(key)) return fallback;
   if (!at(key).is_boolean())
-    refuse(key, fmt::format("expected true or false, found {}", at(key).dump()));
+    refuse(key, fmt::format("expected true or false, found {}", printable_json(at(key))));
   return at(key).get<bool>();
 }
 
 std::string ConfigJson::text(const std::string& key) const {
-  if (!at(key).is_string()) refuse(key, fmt::format("expected a string, found {}", at(key).dump()));
+  if (!at(key).is_string())
+    refuse(key, fmt::format("expected a string, found {}", printable_json(at(key))));
   return at(key).get<std::string>();
 }
 
@@ -92,7 +93,8 @@ std::vector<int64_t> ConfigJson::integers(const std::string& key) const {
   const nlohmann::json& list = at(key);
   bool valid = list.is_array();
   for (const nlohmann::json& value : list) valid = valid && value.is_number_integer();
-  if (!valid) refuse(key, fmt::format("expected a list of integers, found {}", list.dump()));
+  if (!valid)
+    refuse(key, fmt::format("expected a list of integers, found {}", printable_json(list)));
   return list.get<std::vector<int64_t>>();
 }
 
@@ -108,7 +110,7 @@ std::vector<std::string> ConfigJson::texts(const std::string& key) const {
 ConfigJson ConfigJson::object(const std::string& key) const {
   if (!has(key)) return ConfigJson(file_, prefix_ + key + ".", nlohmann::json::object());
   if (!at(key).is_object())
-    refuse(key, fmt::format("expected an object, found {}", at(key).dump()));
+    refuse(key, fmt::format("expected an object, found {}", printable_json(at(key))));
   return ConfigJson(file_, prefix_ + key + ".", at(key));
 }
 

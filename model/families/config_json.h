@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace basin {
@@ -15,6 +16,8 @@ namespace basin {
 class ConfigJson {
  public:
   static ConfigJson read(const std::filesystem::path& file);
+  /// `text` is what `file` holds.
+  static ConfigJson parse(std::string_view text, const std::string& file);
 
   bool has(const std::string& key) const;
   bool is_null(const std::string& key) const;  // written so, where absence means something else

@@ -172,6 +172,8 @@ TEST_F(IndexedDatasetTest, RefusesTruncatedAndDamagedFiles) {
                   "0 to 2");
   expect_contains(failure([](auto& idx, auto&) { put<int64_t>(idx, kDocuments + 8, 3); }),
                   "goes back from 3 to 2");
+  expect_contains(failure([](auto& idx, auto&) { put<int64_t>(idx, kDocuments + 8, 1'000'000'000); }),
+                  "document boundary 1 is 1000000000, past the 3 sequences");
 }
 
 TEST_F(IndexedDatasetTest, NegativeTokensAreNoTokens) {

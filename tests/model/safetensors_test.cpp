@@ -180,6 +180,10 @@ TEST_F(Safetensors, RejectsDamage) {
       {"overflow",
        "no whole number of bytes",
        one(R"({"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]})")},
+      {"overflow beside a zero",
+       "no whole number of bytes",
+       file_bytes(
+           R"({"a":{"dtype":"F32","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})", "")},
       {"half a byte",
        "no whole number of bytes",
        one(R"({"dtype":"F4","shape":[3],"data_offsets":[0,4]})")},
@@ -223,6 +227,38 @@ TEST_F(Safetensors, EveryTruncationIsRefused) {
   for (size_t size = 0; size < whole.size(); ++size)
     EXPECT_NE(refusal(whole.substr(0, size)), "") << size;
   EXPECT_EQ(refusal(whole), "");
+}
+
+TEST_F(Safetensors, AHeaderOfMoreThan100MBIsRefusedUnread) {
+  const uint64_t length = 100'000'001;
+  std::string bytes(8, '\0');
+  std::memcpy(bytes.data(), &length, 8);
+  std::ofstream(path_, std::ios::binary) << bytes << "{}";
+  std::filesystem::resize_file(path_, length + 8);  // a hole: takes no space
+  try {
+    const SafetensorsFile file(path_);
+    FAIL();
+  } catch (const std::runtime_error& e) {
+    EXPECT_NE(std::string(e.what()).find("a header of 100000001 bytes, at most 100000000"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
+TEST_F(Safetensors, DeepNestingAndLongNamesMakeShortMessages) {
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  EXPECT_NE(refusal(file_bytes("{\"a\":{\"dtype\":" + deep + "}}", "")).find("nested"),
+            std::string::npos);
+  const std::string name(1'000'000, 'n');
+  EXPECT_LT(refusal(file_bytes("{\"" + name + "\":{\"dtype\":\"" + name + "\"}}", "")).size(), 500u);
+  EXPECT_EQ(refusal(file_bytes(R"({"a\nb":3})", "")).find('\n'), std::string::npos);
+  std::string dims = "1";
+  for (int i = 0; i < 100; ++i) dims += ",1";
+  EXPECT_NE(refusal(file_bytes("{\"a\":{\"dtype\":\"F32\",\"shape\":[" + dims +
+                                   "],\"data_offsets\":[0,4]}}",
+                               "1234"))
+                .find("\"shape\" has 101 numbers, expected at most 64"),
+            std::string::npos);
 }
 
 TEST_F(Safetensors, MissingFileIsNamed) {

@@ -82,6 +82,21 @@ TEST(Bench, InferenceDoesTheSameWorkWhicheverWay) {
   EXPECT_THROW(bench_decode(bench, kQuick), std::invalid_argument);
 }
 
+TEST(Bench, LoadingIsMeasuredAgainstReading) {
+  const TemporaryDirectory directory;
+  InferBench made{.subject = write_run_file(directory.path()), .caches = {8}, .tokens = 4};
+  made.save = (directory.path() / "model").string();
+  bench_prefill(made, kQuick);
+  const BenchRow row = bench_load({.model = made.save, .dtype = "bfloat16"}, kQuick);
+  EXPECT_EQ(row["file_bytes"].get<uint64_t>(),
+            std::filesystem::file_size(directory.path() / "model/model.safetensors"));
+  EXPECT_LT(row["weight_bytes"].get<int64_t>(), row["file_bytes"].get<int64_t>());
+  for (const char* key : {"disk_mb_per_second", "cold_mb_per_second", "warm_mb_per_second"})
+    EXPECT_GT(row[key].get<double>(), 0) << key;
+  EXPECT_THROW(bench_load({.model = (directory.path() / "none").string()}, kQuick),
+               std::runtime_error);
+}
+
 TEST(Bench, TablesLineUp) {
   BenchRow a, b;
   a["name"] = "short", a["rate"] = 12345.678, a["only"] = 1;

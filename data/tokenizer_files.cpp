@@ -118,17 +118,15 @@ Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepend
   const Json replace_space = {
       {"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}};
   Json decoders = {replace_space, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
-  Json normalizer = nullptr;
-  Json pre_tokenizer = {
-      {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "never"}, {"split", false}};
-  if (tokenizer.model().add_dummy_prefix) {  // Metaspace would not prefix a text that begins with a
-                                             // space; SentencePiece does
+  // Spaces become marks in the normalizer, not in a Metaspace pre-tokenizer: releases of tokenizers
+  // before 0.19 cannot read one that does not split, and none puts its prefix in front of a text
+  // that begins with a space, as SentencePiece's dummy prefix does.
+  Json normalizer = {
+      {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};
+  if (tokenizer.model().add_dummy_prefix) {
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
     normalizer = {{"type", "Sequence"},
-                  {"normalizers",
-                   {{{"type", "Prepend"}, {"prepend", "▁"}},
-                    {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
-    pre_tokenizer = nullptr;
+                  {"normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}}, normalizer}}};
   }
   const Json model = {{"type", "BPE"},
                       {"dropout", nullptr},
@@ -145,7 +143,7 @@ Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepend
           {"padding", nullptr},
           {"added_tokens", added_tokens(tokenizer)},
           {"normalizer", normalizer},
-          {"pre_tokenizer", pre_tokenizer},
+          {"pre_tokenizer", nullptr},
           {"post_processor", post_processor(tokenizer, prepended_ids)},
           {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
           {"model", model}};
@@ -201,8 +199,12 @@ void write_tokenizer_files(const Tokenizer& tokenizer,
         "no tokenizer.json for this SentencePiece model (it is not BPE, or it rewrites text): "
         "other software reads tokenizer.model");
   }
+  // This class takes tokenizer.json as it is. LlamaTokenizer would put a normalizer and a
+  // post-processor of its own in its place (one sink at most), and in transformers 4 needs the
+  // protobuf package to do so.
   const Json config = {
-      {"tokenizer_class", model.add_dummy_prefix ? "PreTrainedTokenizerFast" : "LlamaTokenizer"},
+      {"tokenizer_class", "PreTrainedTokenizerFast"},
+      {"model_input_names", {"input_ids", "attention_mask"}},
       {"bos_token", bos},
       {"eos_token", eos},
       {"unk_token", unknown},

@@ -11,5 +11,6 @@ namespace basin {
 void add_evaluate(CLI::App& app, int& status);
 void add_attention(CLI::App& app, int& status);
 void add_generate(CLI::App& app, int& status);
+void add_export(CLI::App& app, int& status);
 
 }  // namespace basin

@@ -48,6 +48,7 @@ std::vector<int64_t> find_eos_ids(const LoadedModel& model) {
 at::ScalarType parse_dtype(const std::string& name) {
   if (name == "float32") return at::kFloat;
   if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float16") return at::kHalf;  // to be written elsewhere: nothing here computes in it
   throw std::invalid_argument(fmt::format("--dtype {}: expected float32 or bfloat16", name));
 }
 

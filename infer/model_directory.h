@@ -36,7 +36,7 @@ struct LoadedModel {
 };
 
 /// Opens `path`: a run (its newest step), a step, or any model directory. `dtype`: "float32" or
-/// "bfloat16".
+/// "bfloat16", or "float16" for a model that is only to be written.
 LoadedModel open_model(const std::filesystem::path& path,
                        const std::string& dtype,
                        at::Device device = at::kCPU);

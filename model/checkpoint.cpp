@@ -163,7 +163,8 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
 Manifest save_model(const Transformer& model,
                     int64_t sequence_length,
                     const fs::path& directory,
-                    std::optional<int64_t> eos_token_id) {
+                    std::optional<int64_t> eos_token_id,
+                    const WeightsOutput& output) {
   const at::NoGradGuard no_grad;
   fs::create_directories(directory);
   const std::map<std::string, at::Tensor> parameters = by_name(model);
@@ -174,8 +175,7 @@ Manifest save_model(const Transformer& model,
                          return to_disk(disk, internal);
                        }});
   }
-  Manifest manifest;
-  manifest.add(kWeights, write_safetensors(directory / kWeights, std::move(sources)));
+  Manifest manifest = write_weights(directory, std::move(sources), output);
   const ConfigExtras extras{sequence_length, model.dtype(), eos_token_id};
   manifest.add(kGeneration,
                {write_file(directory / kGeneration,

@@ -63,6 +63,7 @@ int run(int argc, char** argv) {
   basin::add_evaluate(app, status);
   basin::add_attention(app, status);
   basin::add_generate(app, status);
+  basin::add_export(app, status);
   basin::add_report(app, status);
   basin::add_bench(app, status);
   try {

@@ -1,0 +1,70 @@
+// basin export: a model for other software.
+#include <spdlog/spdlog.h>
+
+#include <memory>
+
+#include "infer/command_options.h"
+#include "infer/commands.h"
+#include "infer/export_gguf.h"
+#include "infer/export_hf.h"
+
+namespace basin {
+namespace {
+
+struct Arguments {
+  std::string model, format, out, dtype, max_shard_size = "5GB";
+  bool force = false;
+};
+
+void run_hf(const Arguments& arguments) {
+  HfExport options;
+  options.out = arguments.out;
+  options.dtype = arguments.dtype;
+  options.max_shard_bytes = parse_bytes(arguments.max_shard_size);
+  options.force = arguments.force;
+  export_hugging_face(arguments.model, options);
+}
+
+void run(const Arguments& arguments) {
+  if (arguments.format == "hf")
+    run_hf(arguments);
+  else
+    export_gguf(arguments.model, {arguments.out, arguments.dtype, arguments.force});
+  spdlog::info("wrote {}", arguments.out);
+}
+
+}  // namespace
+
+void add_export(CLI::App& app, int& status) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* verb = app.add_subcommand("export", "a model as other software loads it");
+  verb->add_option("MODEL",
+                   arguments->model,
+                   "a run (its newest step), a step, or a model directory in Hugging Face layout")
+      ->required();
+  verb->add_option("--format",
+                   arguments->format,
+                   "hf: a Hugging Face directory with a model card; gguf: one file for llama.cpp")
+      ->required()
+      ->check(CLI::IsMember({"hf", "gguf"}));
+  verb->add_option("--out", arguments->out, "the directory or file to write; must not be there yet")
+      ->required();
+  verb->add_option("--dtype",
+                   arguments->dtype,
+                   "hf: float32, float16, bfloat16; gguf: f32, f16, bf16, q8_0 (matrices; norms "
+                   "stay f32); default: what the model is stored in");
+  verb->add_option("--max-shard-size",
+                   arguments->max_shard_size,
+                   "hf: weights beyond this go into several files with an index")
+      ->capture_default_str();
+  verb->add_flag("--force", arguments->force, "replace an earlier export");
+  verb->footer(
+      "Examples:\n  basin export runs/demo-sink --format hf --out exported/demo-sink\n"
+      "  basin export runs/demo-sink --format gguf --dtype q8_0 --out demo-sink.gguf");
+  verb->callback([arguments, &status] {
+    run(*arguments);
+    status = 0;
+  });
+}
+
+}  // namespace basin

@@ -1,0 +1,173 @@
+#include "infer/export_hf.h"
+
+#include <ATen/ATen.h>
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string_view>
+
+#include "configs/files.h"
+#include "configs/progress.h"
+#include "configs/signals.h"
+#include "infer/model_card.h"
+#include "infer/model_directory.h"
+#include "infer/staged_directory.h"
+#include "model/checkpoint.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kDtypes[] = {"float32", "float16", "bfloat16"};
+
+/// What tokenizers of other software consist of, and under which terms a model is given away.
+constexpr const char* kOtherFiles[] = {"LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"};
+constexpr const char* kTokenizerFiles[] = {"tokenizer.model",
+                                           "tokenizer.json",
+                                           "tokenizer_config.json",
+                                           "special_tokens_map.json",
+                                           "added_tokens.json",
+                                           "vocab.json",
+                                           "merges.txt",
+                                           "chat_template.jinja",
+                                           "chat_template.json"};
+
+/// The dtype that config.json names, in either dialect; float32 where it names none.
+std::string stored_dtype(const Json& config) {
+  for (const char* key : {"dtype", "torch_dtype"})
+    if (const auto found = config.find(key); found != config.end() && found->is_string())
+      for (const std::string_view known : kDtypes)
+        if (*found == known) return std::string(known);
+  return "float32";
+}
+
+void check_finite(const LoadedModel& model, const std::string& dtype) {
+  for (const Parameter& parameter : model.model->parameters())
+    if (!at::isfinite(parameter.tensor).all().item<bool>())
+      throw std::runtime_error(fmt::format(
+          "{}: tensor {} holds values that are not finite as {}{}",
+          model.directory.string(),
+          parameter.name,
+          dtype,
+          dtype == "float16" ? ", whose largest is 65504: export it as bfloat16 or float32"
+                             : ": the model is damaged"));
+}
+
+void take_along(const char* name, const fs::path& from, const fs::path& to) {
+  if (fs::exists(from / name)) write_file(to / name, read_file(from / name));
+}
+
+/// Ours are written anew, so that they agree with the model's sink; others stay as they are.
+void write_tokenizer(const LoadedModel& model, const fs::path& directory) {
+  constexpr int64_t kFirstSink = 1;
+  const SinkConfig& sink = model.model->config().sink;
+  const bool ours = fs::exists(model.directory / "tokenizer.model") && model.tokenizer &&
+                    model.tokenizer->bos_id() == kFirstSink &&
+                    model.tokenizer->piece(kFirstSink) == "<sink>";
+  if (ours && model.trained_tokens > 0)
+    return write_tokenizer_files(
+        *model.tokenizer, sink.ids(), model.trained_tokens + sink.tokens(), directory);
+  for (const char* name : kTokenizerFiles) take_along(name, model.directory, directory);
+}
+
+/// Special ids that save_model cannot know: what begins, ends and pads texts of a model from
+/// elsewhere. A sink model's first id is its sink.
+void keep_special_ids(const Json& source, const ModelConfig& model, const fs::path& directory) {
+  const fs::path path = directory / "config.json";
+  Json config = Json::parse(read_file(path));
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    const bool is_sink = std::string_view(key) == "bos_token_id" && model.sink.tokens() > 0;
+    if (const auto found = source.find(key); found != source.end() && !is_sink)
+      config[key] = *found;
+  }
+  write_file(path, config.dump(2) + "\n");
+}
+
+void explain_sink(const ModelConfig& config) {
+  if (config.sink.kind == SinkKind::kZero || config.sink.kind == SinkKind::kLogit)
+    spdlog::warn(
+        "sink {}: the softmax of this model has a constant in its denominator that no other "
+        "software computes: config.json says model_type basin_*, so that it is refused elsewhere "
+        "and read by Basin only",
+        enum_name(config.sink.kind));
+}
+
+void write_weights_and_config(const LoadedModel& model,
+                              const HfExport& options,
+                              const fs::path& directory) {
+  uint64_t total = 0;
+  for (const Parameter& parameter : model.model->parameters()) total += parameter.tensor.nbytes();
+  Progress progress("export", static_cast<int64_t>(total), "bytes");
+  WeightsOutput output;
+  output.max_shard_bytes = options.max_shard_bytes;
+  output.on_tensor = [&](uint64_t bytes) {
+    check_interrupt();
+    progress.advance(static_cast<int64_t>(bytes));
+  };
+  save_model(*model.model,
+             model.trained_tokens,
+             directory,
+             model.eos_ids.empty() ? std::nullopt : std::optional(model.eos_ids.front()),
+             output);
+}
+
+}  // namespace
+
+void export_hugging_face(const fs::path& model_path, const HfExport& options) {
+  if (!options.dtype.empty() && std::ranges::find(kDtypes, options.dtype) == std::end(kDtypes))
+    throw std::invalid_argument(fmt::format(
+        "--dtype {}: a Hugging Face directory has {}", options.dtype, fmt::join(kDtypes, ", ")));
+  const fs::path source = resolve_model_directory(model_path);
+  StagedDirectory staged(options.out, options.force, source);
+  const Json config = Json::parse(read_file(source / "config.json"), nullptr, false);
+  const std::string dtype = options.dtype.empty() ? stored_dtype(config) : options.dtype;
+  const LoadedModel model = open_model(source, dtype);
+  check_finite(model, dtype);
+  explain_sink(model.model->config());
+
+  const fs::path& directory = staged.path();
+  write_weights_and_config(model, options, directory);
+  keep_special_ids(config, model.model->config(), directory);
+  take_along("generation_config.json", source, directory);
+  write_tokenizer(model, directory);
+  for (const char* name : kOtherFiles) take_along(name, source, directory);
+  write_file(directory / "README.md", model_card(model_path, model, staged.target()));
+  check_interrupt();
+  staged.commit();
+}
+
+uint64_t parse_bytes(const std::string& text) {
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  const std::string_view unit(stop, static_cast<size_t>(end - stop));
+  constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1},
+                                                            {"B", 1},
+                                                            {"KB", 1e3},
+                                                            {"kB", 1e3},
+                                                            {"MB", 1e6},
+                                                            {"GB", 1e9},
+                                                            {"TB", 1e12},
+                                                            {"KiB", 0x1p10},
+                                                            {"MiB", 0x1p20},
+                                                            {"GiB", 0x1p30},
+                                                            {"TiB", 0x1p40}};
+  const auto* known = std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
+  const double bytes =
+      error == std::errc() && known != std::end(kUnits) ? number * known->second : 0;
+  if (!(bytes >= 1 && bytes < 0x1p63))
+    throw std::invalid_argument(
+        fmt::format("\"{}\" is no size: expected a number with B, kB, MB, GB, TB or KiB to TiB, "
+                    "such as 5GB",
+                    text));
+  return static_cast<uint64_t>(bytes);
+}
+
+}  // namespace basin

@@ -1,0 +1,115 @@
+#include "infer/run_facts.h"
+
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "configs/files.h"
+#include "configs/yaml_config.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+const ConfigNode* find_node(const ConfigNode& root, const std::string& dotted_key) {
+  const ConfigNode* node = &root;
+  std::istringstream parts(dotted_key);
+  for (std::string part; node && std::getline(parts, part, '.');) {
+    const auto entry = std::ranges::find(node->entries, part, &ConfigEntry::key);
+    node = entry == node->entries.end() ? nullptr : &entry->value;
+  }
+  return node;
+}
+
+/// Runs `read` on a file that may be missing or damaged.
+void read_if_there(const fs::path& file, const std::function<void(const std::string&)>& read) {
+  if (!fs::exists(file)) return;
+  try {
+    read(read_file(file));
+  } catch (const std::exception& error) {
+    spdlog::warn("{}: left out of the model card: {}", file.string(), error.what());
+  }
+}
+
+std::optional<double> number(const Json& row, const char* key) {
+  const auto found = row.find(key);
+  return found != row.end() && found->is_number() ? std::optional(found->get<double>())
+                                                  : std::nullopt;
+}
+
+void read_metrics(const std::string& text, RunFacts& facts) {
+  std::istringstream lines(text);
+  int64_t last = -1;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty()) continue;
+    const Json row = Json::parse(line);
+    const int64_t step = row.at("step");
+    if (facts.step >= 0 && step > facts.step) break;
+    last = step;
+    facts.tokens = number(row, "tokens").value_or(0);
+    if (const auto loss = number(row, "loss")) facts.loss = loss;
+    if (const auto loss = number(row, "val_loss")) facts.val_loss = loss, facts.val_step = step;
+  }
+  if (facts.step < 0) facts.step = last;
+}
+
+void read_table(const std::string& text, RunFacts& facts) {
+  const Json json = Json::parse(text);
+  const auto step = json.find("step");
+  const bool other_step = facts.step >= 0 && step != json.end() && step->is_number_integer() &&
+                          step->get<int64_t>() != facts.step;
+  if (other_step) return;
+  StreamTable table{
+      fs::path(json.at("source").get<std::string>()).filename().string(), json.at("cache"), {}};
+  for (const Json& row : json.at("rows"))
+    if (row.at("mode") == "stream" || row.at("mode") == "window")
+      table.rows.push_back(
+          {row.at("sinks"), row.at("tokens"), row.at("nll"), row.at("perplexity")});
+  const auto same = [&](const StreamTable& other) {
+    return other.source == table.source && other.cache == table.cache;
+  };
+  if (!table.rows.empty() && std::ranges::none_of(facts.tables, same))
+    facts.tables.push_back(std::move(table));
+}
+
+}  // namespace
+
+std::string RunFacts::value(const std::string& key) const {
+  const ConfigNode* node = find_node(config, key);
+  return node ? node->scalar : "";
+}
+
+std::vector<std::string> RunFacts::datasets() const {
+  std::vector<std::string> paths;
+  if (const ConfigNode* list = find_node(config, "data.train"))
+    for (const ConfigNode& item : list->items)
+      if (const ConfigNode* path = find_node(item, "path")) paths.push_back(path->scalar);
+  return paths;
+}
+
+RunFacts read_run_facts(const fs::path& run, int64_t step) {
+  RunFacts facts;
+  facts.step = step;
+  read_if_there(run / "config.yaml", [&](const std::string& text) {
+    facts.config = parse_yaml(text, (run / "config.yaml").string());
+  });
+  read_if_there(run / "metrics.jsonl", [&](const std::string& text) { read_metrics(text, facts); });
+  std::vector<fs::path> files;
+  if (fs::is_directory(run / "eval"))
+    for (const fs::directory_entry& entry : fs::directory_iterator(run / "eval"))
+      if (entry.path().filename().string().starts_with("evaluate-") &&
+          entry.path().extension() == ".json")
+        files.push_back(entry.path());
+  std::ranges::sort(files);
+  for (const fs::path& file : files)
+    read_if_there(file, [&](const std::string& text) { read_table(text, facts); });
+  return facts;
+}
+
+}  // namespace basin

@@ -1,0 +1,67 @@
+#include "infer/staged_directory.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <stdexcept>
+#include <system_error>
+
+#include "configs/files.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path without_slash(const fs::path& path) {
+  const fs::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+/// What speaks against replacing `target`; empty when nothing does.
+std::string objection(const fs::path& target, bool force, const fs::path& source) {
+  if (!force) return "is there already: name another directory, or replace it with --force";
+  if (!fs::is_directory(target) || fs::is_symlink(target))
+    return "is no directory, and --force replaces nothing else";
+  if (fs::equivalent(target, source)) return "is the model itself";
+  if (fs::is_empty(target)) return "";
+  if (!fs::exists(target / "config.json"))
+    return "holds no model (no config.json), and --force replaces nothing else";
+  for (const fs::directory_entry& entry : fs::directory_iterator(target))
+    if (entry.is_directory())
+      return fmt::format("holds the folder {}, which no export writes: remove it yourself",
+                         entry.path().filename().string());
+  return "";
+}
+
+}  // namespace
+
+StagedDirectory::StagedDirectory(const fs::path& path, bool force, const fs::path& source)
+    : target_(without_slash(path)),
+      temporary_(fs::path(target_) += fmt::format(".tmp.{}", getpid())) {
+  if (target_.empty()) throw std::invalid_argument("the directory to write has no name");
+  if (fs::exists(fs::symlink_status(target_)))
+    if (const std::string reason = objection(target_, force, source); !reason.empty())
+      throw std::invalid_argument(fmt::format("{} {}", target_.string(), reason));
+  fs::remove_all(temporary_);  // of an earlier process with this number
+  make_writable_directory(temporary_);
+}
+
+StagedDirectory::~StagedDirectory() {
+  std::error_code ignored;
+  fs::remove_all(temporary_, ignored);
+}
+
+// The old directory leaves before the new one comes: for a moment there is none, never a mixture.
+void StagedDirectory::commit() {
+  sync_directory(temporary_);
+  const fs::path old = fs::path(temporary_) += ".old";
+  const bool replaces = fs::exists(target_);
+  if (replaces) fs::rename(target_, old);
+  fs::rename(temporary_, target_);
+  const fs::path parent = target_.parent_path();
+  sync_directory(parent.empty() ? "." : parent);
+  if (replaces) fs::remove_all(old);
+}
+
+}  // namespace basin

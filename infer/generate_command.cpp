@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 
 #include "configs/files.h"
 #include "configs/signals.h"
@@ -24,7 +26,7 @@ struct Arguments {
   int64_t max_tokens = 256;
   std::optional<int64_t> cache, sinks;
   SamplerConfig sampler;
-  bool ignore_eos = false, eight_bit = false;
+  bool ignore_eos = false, eight_bit = false, json = false;
 };
 
 std::string read_prompt(const Arguments& arguments) {
@@ -33,6 +35,21 @@ std::string read_prompt(const Arguments& arguments) {
   if (const int64_t invalid = sanitize_utf8(prompt); invalid > 0)
     spdlog::warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
   return prompt;
+}
+
+/// One JSON document: the ids that were fed, the sink's included, those that were drawn, their text.
+std::string json_text(const LoadedModel& model,
+                      std::span<const int32_t> prompt,
+                      std::span<const int32_t> drawn) {
+  std::vector<int64_t> fed = model.model->config().sink.ids();
+  fed.insert(fed.end(), prompt.begin(), prompt.end());
+  std::string text;
+  const Tokenizer& tokenizer = model.require_tokenizer();
+  for (const int32_t id : drawn)
+    if (id < tokenizer.vocab_size()) text += tokenizer.decode({&id, 1});
+  const nlohmann::ordered_json json = {
+      {"prompt_tokens", fed}, {"tokens", std::vector(drawn.begin(), drawn.end())}, {"text", text}};
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 double seconds_since(Clock::time_point start) {
@@ -77,8 +94,9 @@ void run(const Arguments& arguments) {
   Utf8Stream characters;
   const auto started = Clock::now();
   int64_t made = 0;
+  std::vector<int32_t> drawn;  // for --json only
   const auto finish = [&] {
-    write_stdout(characters.finish() + "\n");
+    write_stdout(arguments.json ? json_text(model, ids, drawn) : characters.finish() + "\n");
     spdlog::info(
         "{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
   };
@@ -90,7 +108,10 @@ void run(const Arguments& arguments) {
       if (!arguments.ignore_eos &&
           std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end())
         break;
-      if (id < tokenizer.vocab_size()) write_stdout(characters.push(tokenizer.decode({&id, 1})));
+      if (arguments.json)
+        drawn.push_back(id);
+      else if (id < tokenizer.vocab_size())
+        write_stdout(characters.push(tokenizer.decode({&id, 1})));
     }
   } catch (const Interrupted&) {  // the usual end of an endless text
     finish();
@@ -143,6 +164,9 @@ void add_generate(CLI::App& app, int& status) {
       arguments->eight_bit,
       "8-bit weights (blocks of 32 with a scale each): half of what bfloat16 has to read "
       "for a token");
+  verb->add_flag("--json",
+                 arguments->json,
+                 "print one JSON document in the end: the ids fed and drawn, and their text");
   verb->add_flag("--ignore-eos", arguments->ignore_eos, "go on after the end-of-text token");
   verb->footer(
       "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "

@@ -4,7 +4,8 @@
 #   bash configs/setup.sh            CPU build and tests
 #   bash configs/setup.sh --tests    also what only tests use: Open MPI (7 MB) and clang (260 MB), both left out without root, and TensorBoard in .deps/tests (180 MB)
 #   bash configs/setup.sh --cuda     also what a GPU needs at run time (2.7 GB); the driver and, to build the kernels, a CUDA 13 toolkit are yours
-#   bash configs/setup.sh --clients  also the software that reads what Basin writes (transformers, lm-eval, llama.cpp, ...) in .deps/clients: 5 GB
+#   bash configs/setup.sh --clients  also the software that reads what Basin writes (transformers, lm-eval, llama.cpp, ...) in .deps/clients: 5 GB,
+#                                    and in .deps/clients-4 the oldest transformers 4 that works beside its torch: 120 MB
 #   bash configs/setup.sh --compare  also llama.cpp built for this machine, in .deps/llama.cpp, to compare speed with
 # Without root it prints the apt line to run and stops with 1.
 set -euo pipefail
@@ -45,6 +46,9 @@ cuda_wheels=(
 # What --clients adds, and --compare: llama.cpp is the source that llama-cpp-python carries, built for this machine.
 clients=(torch==$torch_version transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 sentencepiece==0.2.3 gguf==0.19.0 numpy==2.4.6
   accelerate==1.15.0 lm-eval==0.4.13 xllamacpp==2026.10.11549)
+# The oldest release that knows Llama, and what it asks for of that time; tokenizers has no wheels of then for Python 3.12 and newer.
+clients_4=(transformers==4.28.1 tokenizers==0.13.3 huggingface-hub==0.36.0)
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && clients_4=(transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.0)
 llama_cpp="llama-cpp-python==0.3.36 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 with_clients= with_compare= with_cuda= with_tests=
@@ -149,6 +153,18 @@ install_venv() {
   printf '%s\n' "$*" >"$venv/.complete"
 }
 
+# Its own packages, and behind them in the path all of .deps/clients: torch is there once.
+install_clients_4() {
+  local venv=.deps/clients-4 print_folder='import sysconfig; print(sysconfig.get_path("purelib"))'
+  [ "$(cat "$venv/.complete" 2>/dev/null)" = "${clients_4[*]}" ] && return 0
+  say "installing ${clients_4[*]} into $venv: 120 MB"
+  rm -rf "$venv"
+  python3 -m venv "$venv" || fail "python3 -m venv failed: install python3-venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: "${clients_4[@]}" || fail "pip failed: its message is above"
+  .deps/clients/bin/python -c "$print_folder" >"$("$venv/bin/python" -c "$print_folder")/clients.pth"
+  printf '%s\n' "${clients_4[*]}" >"$venv/.complete"
+}
+
 install_llama_cpp() {
   local spec=${llama_cpp% *} sha=${llama_cpp#* } tree=.deps/llama.cpp file
   [ "$(cat $tree/.complete 2>/dev/null)" = "$spec" ] && return 0
@@ -174,6 +190,7 @@ install_libtorch
 [ -z "$with_tests" ] || [ "$(id -u)" -ne 0 ] || install_clang_runtime
 [ -z "$with_tests" ] || install_venv .deps/tests '180 MB' "${test_clients[@]}"
 [ -z "$with_clients" ] || install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
+[ -z "$with_clients" ] || install_clients_4
 [ -z "$with_compare" ] || install_llama_cpp
 elapsed=$((SECONDS - started))
 [ $elapsed -lt 2 ] || say "ready in $elapsed s"

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Fresh machine -> dependencies, build, every CPU test. Idempotent.
-#   bash tests/run.sh                  everything
-#   bash tests/run.sh -R Tokenizer     arguments go to ctest
+#   bash tests/run.sh                  everything but what needs the clients, whose tests are skipped
+#   bash tests/run.sh --clients        those, too: installs transformers, lm-eval, llama.cpp, ... (5 GB; first word)
+#   bash tests/run.sh -R Tokenizer     other arguments go to ctest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case "${1:-}" in -h|--help) sed -n '2,4s/^# \{0,1\}//p' tests/run.sh; exit 0 ;; esac
+case "${1:-}" in -h|--help) sed -n '2,5s/^# \{0,1\}//p' tests/run.sh; exit 0 ;; esac
+clients=
+if [ "${1:-}" = --clients ]; then clients=--clients; shift; fi
 started=$SECONDS
 step() { printf '\n== %s (%d s so far)\n' "$1" $((SECONDS - started)); }
 
 step "dependencies"
-bash configs/setup.sh --tests
+bash configs/setup.sh --tests $clients
 step "build"
 mkdir -p build
 cmake -S . -B build -G Ninja ${CI:+-DBASIN_WERROR=ON} >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }

@@ -77,9 +77,9 @@ void write_tokenizer(const LoadedModel& model, const fs::path& directory) {
   for (const char* name : kTokenizerFiles) take_along(name, model.directory, directory);
 }
 
-/// Special ids that save_model cannot know: what begins, ends and pads texts of a model from
-/// elsewhere. A sink model's first id is its sink.
-void keep_special_ids(const Json& source, const ModelConfig& model, const fs::path& directory) {
+/// What save_model cannot know: which ids begin, end and pad the texts of a model from elsewhere (a
+/// sink model's first id is its sink), and that nobody says how many positions it has.
+void keep_what_it_says(const Json& source, const ModelConfig& model, const fs::path& directory) {
   const fs::path path = directory / "config.json";
   Json config = Json::parse(read_file(path));
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
@@ -87,6 +87,8 @@ void keep_special_ids(const Json& source, const ModelConfig& model, const fs::pa
     if (const auto found = source.find(key); found != source.end() && !is_sink)
       config[key] = *found;
   }
+  for (const char* key : {"max_position_embeddings", "max_seq_len"})
+    if (!source.contains(key)) config.erase(key);
   write_file(path, config.dump(2) + "\n");
 }
 
@@ -134,7 +136,7 @@ void export_hugging_face(const fs::path& model_path, const HfExport& options) {
 
   const fs::path& directory = staged.path();
   write_weights_and_config(model, options, directory);
-  keep_special_ids(config, model.model->config(), directory);
+  keep_what_it_says(config, model.model->config(), directory);
   take_along("generation_config.json", source, directory);
   write_tokenizer(model, directory);
   for (const char* name : kOtherFiles) take_along(name, source, directory);

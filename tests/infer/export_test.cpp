@@ -166,6 +166,7 @@ TEST_F(ExportTest, KeepsWhatAModelFromElsewhereSays) {
   config["bos_token_id"] = 7;
   config["eos_token_id"] = {8, 9};
   config["pad_token_id"] = 10;
+  config.erase("max_position_embeddings");
   write_file(model / "config.json", config.dump());
   for (const char* name :
        {"generation_config.json", "tokenizer_config.json", "chat_template.jinja"})
@@ -176,6 +177,7 @@ TEST_F(ExportTest, KeepsWhatAModelFromElsewhereSays) {
   const auto written = nlohmann::json::parse(read_file(out / "config.json"));
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
     EXPECT_EQ(written[key], config[key]) << key;
+  EXPECT_FALSE(written.contains("max_position_embeddings"));
   for (const char* name :
        {"generation_config.json", "tokenizer_config.json", "chat_template.jinja"})
     EXPECT_EQ(read_file(out / name), "{\"eos_token_id\": [8, 9]}") << name;

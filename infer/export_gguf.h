@@ -1,12 +1,8 @@
-// A model as one GGUF file that llama.cpp loads: llama and gpt_neox, with their SentencePiece
-// tokenizer; the sink is the BOS token, which readers put in front of a text by themselves.
+// basin export --format gguf: one file for llama.cpp.
 #pragma once
 
 #include <filesystem>
 #include <string>
-
-#include "infer/gguf.h"
-#include "infer/model_directory.h"
 
 namespace basin {
 
@@ -20,9 +16,5 @@ struct GgufExport {
 /// Writes `options.out`, whole or not at all. Throws std::invalid_argument for models that the
 /// format has no counterpart for, saying what.
 void export_gguf(const std::filesystem::path& model_path, const GgufExport& options);
-
-/// Keys and tensors of `model`, with matrices as `matrix_type` and all else as F32. `name`:
-/// general.name. Throws as export_gguf does. The model must outlive the result.
-GgufFile to_gguf(const LoadedModel& model, GgufType matrix_type, const std::string& name);
 
 }  // namespace basin

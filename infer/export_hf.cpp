@@ -17,6 +17,7 @@
 #include "infer/model_card.h"
 #include "infer/model_directory.h"
 #include "infer/staged_directory.h"
+#include "infer/stored_dtype.h"
 #include "model/checkpoint.h"
 
 namespace basin {
@@ -38,15 +39,6 @@ constexpr const char* kTokenizerFiles[] = {"tokenizer.model",
                                            "merges.txt",
                                            "chat_template.jinja",
                                            "chat_template.json"};
-
-/// The dtype that config.json names, in either dialect; float32 where it names none.
-std::string stored_dtype(const Json& config) {
-  for (const char* key : {"dtype", "torch_dtype"})
-    if (const auto found = config.find(key); found != config.end() && found->is_string())
-      for (const std::string_view known : kDtypes)
-        if (*found == known) return std::string(known);
-  return "float32";
-}
 
 void check_finite(const LoadedModel& model, const std::string& dtype) {
   for (const Parameter& parameter : model.model->parameters())
@@ -129,7 +121,7 @@ void export_hugging_face(const fs::path& model_path, const HfExport& options) {
   const fs::path source = resolve_model_directory(model_path);
   StagedDirectory staged(options.out, options.force, source);
   const Json config = Json::parse(read_file(source / "config.json"), nullptr, false);
-  const std::string dtype = options.dtype.empty() ? stored_dtype(config) : options.dtype;
+  const std::string dtype = options.dtype.empty() ? stored_dtype(source) : options.dtype;
   const LoadedModel model = open_model(source, dtype);
   check_finite(model, dtype);
   explain_sink(model.model->config());

@@ -39,18 +39,20 @@ nlohmann::json read_if_there(const fs::path& path) {
                           : nlohmann::json();
 }
 
-/// What llama.cpp's SentencePiece reader does not do.
-void check_kind(const LoadedModel& model) {
+/// The directory's tokenizer.model, whatever other description of its tokenizer lies beside it.
+/// Refuses what llama.cpp's reading of it does not do.
+Tokenizer sentencepiece_of(const fs::path& directory) {
   const auto refuse = [&](const std::string& what) {
     throw std::invalid_argument(
         fmt::format("{}: {}; export --format hf and let llama.cpp's convert_hf_to_gguf.py write "
                     "the GGUF file",
-                    model.directory.string(),
+                    directory.string(),
                     what));
   };
-  if (!model.tokenizer || !fs::exists(model.directory / "tokenizer.model"))
+  if (!fs::exists(directory / "tokenizer.model"))
     refuse("only SentencePiece tokenizers (tokenizer.model) go into a GGUF file here");
-  const SentencePieceModel& pieces = model.tokenizer->model();
+  Tokenizer tokenizer = Tokenizer::load(directory / "tokenizer.model");
+  const SentencePieceModel& pieces = tokenizer.model();
   if (!pieces.is_bpe) refuse("its SentencePiece model is not BPE");
   if (pieces.has_character_map)
     refuse(
@@ -58,13 +60,27 @@ void check_kind(const LoadedModel& model) {
         "does not");
   if (pieces.remove_extra_whitespaces)
     refuse("its SentencePiece model drops extra spaces, which llama.cpp does not");
+  return tokenizer;
 }
 
+/// Whether a post_processor of a tokenizer.json puts a special token in front of a text.
+bool prepends(const nlohmann::json& processor) {
+  if (!processor.is_object()) return false;
+  for (const auto& part : processor.value("processors", nlohmann::json::array()))
+    if (prepends(part)) return true;
+  const auto single = processor.value("single", nlohmann::json::array());
+  return single.is_array() && !single.empty() && single[0].is_object() &&
+         single[0].contains("SpecialToken");
+}
+
+/// By tokenizer.json where there is one, as in transformers 5, else by tokenizer_config.json.
 bool begins_with_bos(const LoadedModel& model) {
   if (model.model->config().sink.tokens() > 0) return true;
+  const nlohmann::json described = read_if_there(model.directory / "tokenizer.json");
+  if (described.is_object()) return prepends(described.value("post_processor", nlohmann::json()));
   const nlohmann::json config = read_if_there(model.directory / "tokenizer_config.json");
-  const auto found = config.is_object() ? config.find("add_bos_token") : config.end();
-  return config.is_object() && found != config.end() && found->is_boolean() && found->get<bool>();
+  if (!config.is_object() || !config.contains("add_bos_token")) return false;
+  return config["add_bos_token"] == true;
 }
 
 std::optional<std::string> chat_template(const fs::path& directory) {
@@ -85,8 +101,7 @@ int64_t first_of_type(const Tokenizer& tokenizer, PieceType type) {
 }  // namespace
 
 void add_tokenizer_keys(const LoadedModel& model, GgufFile& file) {
-  check_kind(model);
-  const Tokenizer& tokenizer = *model.tokenizer;
+  const Tokenizer tokenizer = sentencepiece_of(model.directory);
   const ModelConfig& config = model.model->config();
   std::vector<std::string> tokens;
   std::vector<float> scores;

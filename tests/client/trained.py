@@ -18,9 +18,9 @@ SETTINGS = {"model.hidden_size": 96, "model.num_hidden_layers": 2, "model.num_at
             "train.checkpoint.every": 0}
 
 
-def prepare(basin, folder):
+def prepare(basin, folder, pieces=1024):
     """PREFIX of a token dataset of some addresses, and of its tokenizer."""
-    basin.call("basin", "prepare", "--input", *sorted(ADDRESSES.glob("19[0-6]*.txt"))[:60], "--out", folder / "data", "--vocab-size", 1024,
+    basin.call("basin", "prepare", "--input", *sorted(ADDRESSES.glob("19[0-6]*.txt"))[:60], "--out", folder / "data", "--vocab-size", pieces,
                "--holdout", 0.05)
     return folder / "data"
 

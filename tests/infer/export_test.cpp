@@ -118,7 +118,10 @@ TEST_F(ExportTest, ConvertsTheDtypeOnceAndSaysSo) {
     EXPECT_EQ(config["torch_dtype"], name);
     EXPECT_TRUE(at::equal(load_model(options.out, at::kFloat, at::kCPU)->flat(),
                           exact->flat().to(type).to(at::kFloat)));
-    HfExport kept;  // without being asked for another one it stays as it is
+    auto lying = config;  // without being asked for another one it stays as it is
+    lying["dtype"] = lying["torch_dtype"] = "float32";
+    write_file(options.out / "config.json", lying.dump());
+    HfExport kept;
     kept.out = root() / (std::string(name) + "-again");
     exported(options.out, kept);
     EXPECT_EQ(read_file(kept.out / "model.safetensors"),

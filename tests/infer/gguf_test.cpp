@@ -9,6 +9,7 @@
 
 #include "configs/files.h"
 #include "infer/export_gguf.h"
+#include "infer/gguf_model.h"
 #include "model/checkpoint.h"
 #include "tests/infer/tiny_model.h"
 #include "tests/model/temporary_directory.h"
@@ -168,6 +169,26 @@ TEST_F(GgufExportTest, TheSinkIsBosWhateverItsId) {
   EXPECT_EQ(std::get<uint32_t>(key(file, "tokenizer.ggml.bos_token_id")), 9u);
   EXPECT_EQ(std::get<bool>(key(file, "tokenizer.ggml.add_bos_token")), true);
   EXPECT_EQ(std::get<uint32_t>(key(file, "llama.context_length")), 18u);
+}
+
+TEST_F(GgufExportTest, AVanillaModelBeginsAsItsTokenizerSays) {
+  const fs::path directory = make_model(config_of(ModelType::kLlama, SinkKind::kNone));
+  const auto begins = [&] {
+    const LoadedModel model = open_model(directory, "float32");
+    return std::get<bool>(
+        key(to_gguf(model, GgufType::kF32, "name"), "tokenizer.ggml.add_bos_token"));
+  };
+  EXPECT_FALSE(begins());
+  write_file(directory / "tokenizer_config.json", R"({"add_bos_token": true})");
+  EXPECT_TRUE(begins());
+  const std::string described =
+      read_file(fs::path(BASIN_SOURCE_DIR) / "tests/golden/sink-effect-none/tokenizer.json");
+  write_file(directory / "tokenizer.json", described);  // counts more
+  EXPECT_FALSE(begins());
+  write_file(
+      directory / "tokenizer.json",
+      read_file(fs::path(BASIN_SOURCE_DIR) / "tests/golden/sink-effect-sink/tokenizer.json"));
+  EXPECT_TRUE(begins());
 }
 
 TEST_F(GgufExportTest, RefusesWhatTheFormatHasNoCounterpartFor) {

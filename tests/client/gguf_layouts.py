@@ -15,8 +15,8 @@ from basin import Failed, arguments_of, run_checks
 from llama_cpp import Server, agreed_steps
 from trained import prepare
 
-PROMPTS, LENGTH, NEW_TOKENS = 3, 40, 32
-REFUSED = {"falcon-alibi": "falcon rotates"}
+PROMPTS, LENGTH, NEW_TOKENS, END = 3, 40, 32, 2
+REFUSED = {"falcon-alibi": "falcon rotates", "falcon-alibi-v4-6-heads": "falcon rotates", "falcon-7b-v4-bf16": "for how many positions"}
 # Its GELU on CPUs is a table.
 EXACT, TABLE, CLOSE = 1e-4, 1e-2, 2e-2
 
@@ -38,8 +38,9 @@ def check(basin, case, tokenizer, scratch):
         found = server.next_log_probabilities(prompt[0].tolist(), models.VOCABULARY)
         if found is not None:   # else the token is part of a character
             known, worst = known + 1, max(worst, numpy.abs(found - expected).max())
+        ours = ours[:ours.index(END)] if END in ours else ours   # llama.cpp either stops there or never draws it
         steps, margin = agreed_steps(reference, prompt[0].tolist(), ours, server.complete(prompt[0].tolist(), NEW_TOKENS, cache_prompt=False)["tokens"])
-        if steps < NEW_TOKENS and not (gelu and margin < CLOSE):
+        if steps < len(ours) and not (gelu and margin < CLOSE):
             raise Failed(f"step {steps} differs, where the best two logits are {margin:.4f} apart")
         shortest = min(shortest, steps)
     assert known, "llama.cpp says nothing"
@@ -65,8 +66,8 @@ def main():
 
     def case(layout, variant, made, tokenizer):
         name = "-".join(filter(None, (layout, variant)))
-        if layout in REFUSED:
-            return name, lambda scratch: check_refusal(basin, made, tokenizer, REFUSED[layout], scratch)
+        if name in REFUSED:
+            return name, lambda scratch: check_refusal(basin, made, tokenizer, REFUSED[name], scratch)
         return name, lambda scratch: check(basin, made, tokenizer, scratch)
 
     with tempfile.TemporaryDirectory() as folder:

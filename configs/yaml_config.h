@@ -30,20 +30,34 @@ void apply_override(const std::string& assignment, ConfigNode& root, Problems& p
 /// meant.
 std::string read_config_file(const std::filesystem::path& path);
 
+/// YAML text with overrides on top, as a tree.
+inline ConfigNode overridden_yaml(const std::string& text,
+                                  const std::string& source,
+                                  const std::vector<std::string>& overrides,
+                                  Problems& problems) {
+  ConfigNode root = parse_yaml(text, source);
+  for (const std::string& assignment : overrides) apply_override(assignment, root, problems);
+  return root;
+}
+
+/// `config` with the keys that the tree has. Throws for `problems` that were there before, too.
+template <class Config>
+Config config_from_tree(const ConfigNode& root, Problems& problems, Config config = {}) {
+  std::vector<KeyInfo> keys;
+  describe_keys(Config{}, "", keys);
+  ConfigReader(std::move(keys), problems).read_struct(root, "", config);
+  problems.throw_if_any();
+  return config;
+}
+
 /// A configuration from YAML text, overrides on top.
 template <class Config>
 Config config_from_text(const std::string& text,
                         const std::string& source,
                         const std::vector<std::string>& overrides = {}) {
-  ConfigNode root = parse_yaml(text, source);
   Problems problems;
-  for (const std::string& assignment : overrides) apply_override(assignment, root, problems);
-  Config config;
-  std::vector<KeyInfo> keys;
-  describe_keys(config, "", keys);
-  ConfigReader(std::move(keys), problems).read_struct(root, "", config);
-  problems.throw_if_any();
-  return config;
+  const ConfigNode root = overridden_yaml(text, source, overrides, problems);
+  return config_from_tree<Config>(root, problems);
 }
 
 template <class Config>

@@ -89,7 +89,8 @@ void add_prepare(CLI::App& app, int& status) {
                    "fraction such as 0.01 (a lone .txt is split)");
   verb->add_option("--tokenizer",
                    options->tokenizer,
-                   "use this SentencePiece model or tokenizer.json instead of training one");
+                   "use this SentencePiece model or tokenizer.json, or that of this model directory, "
+                   "instead of training one");
   verb->add_option("--text-key", options->text_key, "key of the text in .jsonl")
       ->capture_default_str();
   verb->add_option(

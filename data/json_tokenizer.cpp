@@ -15,9 +15,20 @@ namespace {
 
 constexpr size_t kLongestAddedToken = 1024;  // bytes
 
+/// Called <sink>, <sink1>, ...: what prepend_sinks adds to a tokenizer (data/tokenizer_sinks.h).
+bool is_sink(const nlohmann::json& token) {
+  const auto content = token.is_object() ? token.find("content") : token.end();
+  return token.is_object() && content != token.end() && content->is_string() &&
+         content->get_ref<const std::string&>().starts_with("<sink");
+}
+
 std::string hash_of(nlohmann::json document) {
   for (const char* const key : {"post_processor", "truncation", "padding"}) {
     document.erase(key);
+  }
+  if (const auto added = document.find("added_tokens");
+      added != document.end() && added->is_array()) {
+    added->erase(std::remove_if(added->begin(), added->end(), is_sink), added->end());
   }
   return xxh3_hex(document.dump());
 }

@@ -257,11 +257,22 @@ std::string result_options(const PrepareOptions& options, const std::optional<To
       .dump();
 }
 
+/// Of a file, or the one that a model directory's software would use.
+Tokenizer load_tokenizer(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) return Tokenizer::load(path);
+  std::optional<Tokenizer> tokenizer = open_tokenizer(path);
+  if (!tokenizer) {
+    throw std::invalid_argument(fmt::format(
+        "--tokenizer {}: no tokenizer.model and no tokenizer.json in this directory", path.string()));
+  }
+  return std::move(*tokenizer);
+}
+
 std::optional<Tokenizer> load_given(const PrepareOptions& options) {
   if (options.tokenizer.empty()) {
     return std::nullopt;
   }
-  Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
+  Tokenizer tokenizer = load_tokenizer(options.tokenizer);
   if (options.vocab_size != 0 && options.vocab_size != tokenizer.vocab_size()) {
     throw std::invalid_argument(
         fmt::format("--vocab-size {}, but {} has {} pieces: leave --vocab-size out",

@@ -128,7 +128,7 @@ class Tokenizer {
 std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
 
 /// XXH3-64 in hexadecimal: of a SentencePiece model's bytes; of a tokenizer.json without what does
-/// not change the ids of a text (post_processor, truncation, padding, white space).
+/// not change the ids of a text (post_processor, truncation, padding, sinks added to it, white space).
 std::string tokenizer_hash(const std::string& model_bytes);
 
 /// Replaces each invalid UTF-8 sequence by U+FFFD; returns how many there were.

@@ -39,7 +39,7 @@ LoadedModel ModelOptions::open() const {
   return open_model(path, dtype, device_of_option(device));
 }
 
-void add_source_options(CLI::App& verb, DocumentSource& source) {
+CLI::Option_group* add_source_options(CLI::App& verb, DocumentSource& source) {
   CLI::Option_group* group = verb.add_option_group("source", "what to read");
   group->add_option("--text",
                     source.text,
@@ -53,6 +53,7 @@ void add_source_options(CLI::App& verb, DocumentSource& source) {
   verb.add_option(
           "--max-tokens", source.max_tokens, "only the first N tokens of each document; 0: all")
       ->check(CLI::NonNegativeNumber);
+  return group;
 }
 
 }  // namespace basin

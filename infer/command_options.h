@@ -25,7 +25,8 @@ struct ModelOptions {
   LoadedModel open() const;
 };
 
-/// --text, --dataset, --max-tokens; one of the first two is required.
-void add_source_options(CLI::App& verb, DocumentSource& source);
+/// --text, --dataset, --max-tokens; one of the first two is required. Returns the group of those
+/// two, to which a verb may add what it can read instead.
+CLI::Option_group* add_source_options(CLI::App& verb, DocumentSource& source);
 
 }  // namespace basin

@@ -36,6 +36,22 @@ at::Tensor token_nll(const Transformer& model,
   return nll;
 }
 
+ScoredTokens score_tokens(const Transformer& model,
+                          const at::Tensor& hidden,
+                          const at::Tensor& targets) {
+  const int64_t n = hidden.size(0), rows = logit_rows(model);
+  ScoredTokens scored{at::empty({n}, hidden.options().dtype(at::kFloat)),
+                      at::empty({n}, hidden.options().dtype(at::kBool))};
+  for (int64_t begin = 0; begin < n; begin += rows) {
+    const int64_t count = std::min(rows, n - begin);
+    const at::Tensor logits = model.logits(hidden.narrow(0, begin, count)),
+                     wanted = targets.narrow(0, begin, count);
+    scored.greedy.narrow(0, begin, count).copy_(logits.argmax(1) == wanted);
+    scored.nll.narrow(0, begin, count).copy_(ops::token_cross_entropy(logits, wanted));
+  }
+  return scored;
+}
+
 at::Tensor score_stream(const Transformer& model,
                         const CacheShape& shape,
                         const at::Tensor& tokens,

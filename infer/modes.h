@@ -39,4 +39,13 @@ at::Tensor score_recompute(const Transformer& model,
 /// Memory does not grow with n * V.
 at::Tensor token_nll(const Transformer& model, const at::Tensor& hidden, const at::Tensor& targets);
 
+/// The same, and whether each target is what greedy decoding takes (the first of equal logits).
+struct ScoredTokens {
+  at::Tensor nll;     // fp32 (n)
+  at::Tensor greedy;  // bool (n)
+};
+ScoredTokens score_tokens(const Transformer& model,
+                          const at::Tensor& hidden,
+                          const at::Tensor& targets);
+
 }  // namespace basin

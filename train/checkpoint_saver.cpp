@@ -12,7 +12,9 @@
 #include "configs/clock.h"
 #include "configs/manifest.h"
 #include "data/indexed_dataset.h"
+#include "data/tokenizer_sinks.h"
 #include "model/checkpoint.h"
+#include "train/initial_model.h"
 #include "train/run_directory.h"
 #include "train/shards.h"
 
@@ -42,6 +44,9 @@ CheckpointSaver::CheckpointSaver(const SavedState& run,
     if (const auto info = find_dataset_info(dataset.path); info && !tokenizer_)
       tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
   }
+  if (const fs::path initial = initial_tokenizer_directory(run.config);
+      !tokenizer_ && fs::exists(initial))
+    tokenizer_ = open_tokenizer(initial);
 }
 
 CheckpointSaver::~CheckpointSaver() {
@@ -118,19 +123,23 @@ void CheckpointSaver::write_files() {
   shard_entry_ =
       write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);
   if (!comm_.is_root()) return;
-  const int64_t sequence_length = run_.config.data.sequence_length;
-  manifest_ = save_model(
-      *weights_,
-      sequence_length,
-      aside_,
-      tokenizer_ && tokenizer_->eos_id() >= 0
-          ? std::optional(tokenizer_->eos_id())
-          : std::nullopt);  // what ends foreign texts is not known
-  if (tokenizer_) {
-    const SinkConfig& sink = run_.config.model.sink;
-    write_tokenizer_files(*tokenizer_, sink.ids(), sequence_length + sink.tokens(), aside_);
-  }
+  const bool knows_end = tokenizer_ && tokenizer_->eos_id() >= 0;  // foreign texts: it is not known
+  manifest_ = save_model(*weights_,
+                         run_.config.data.sequence_length,
+                         aside_,
+                         knows_end ? std::optional(tokenizer_->eos_id()) : std::nullopt);
+  write_tokenizer();
   manifest_.add(kStateName, {write_state(aside_, run_)});
+}
+
+void CheckpointSaver::write_tokenizer() const {
+  const fs::path initial = initial_tokenizer_directory(run_.config);
+  const SinkConfig& sink = run_.config.model.sink;
+  if (fs::exists(initial))
+    copy_tokenizer_files(initial, aside_);
+  else if (tokenizer_)
+    write_tokenizer_files(
+        *tokenizer_, sink.ids(), run_.config.data.sequence_length + sink.tokens(), aside_);
 }
 
 /// What the ranks have written, in rank 0's manifest.

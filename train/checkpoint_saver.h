@@ -72,6 +72,7 @@ class CheckpointSaver {
   enum class Phase { kIdle, kWriting, kPublishing };
 
   void copy(const TrainState& state);
+  void write_tokenizer() const;
   void make_copy();
   void write_files();
   void publish() const;
@@ -85,7 +86,7 @@ class CheckpointSaver {
   const Optimizer& optimizer_;
   Comm& comm_;
   std::function<void()> before_publishing_;
-  std::optional<Tokenizer> tokenizer_;  // absent for foreign data
+  std::optional<Tokenizer> tokenizer_;  // absent for foreign data, where no initial model has one
   int64_t root_pid_ = 0, attempt_ = 0;
 
   // The copy: on the CPU, of the same layout as what it was taken from

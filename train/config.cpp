@@ -12,6 +12,7 @@
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
 #include "infer/attention_maps.h"
+#include "train/initial_model.h"
 #include "train/schedule.h"
 
 namespace basin {
@@ -87,8 +88,29 @@ std::optional<DatasetInfo> common_tokenizer(const DataConfig& data) {
   return common;
 }
 
+/// What the run file says for `section`.`key`, nothing where it is silent.
+std::optional<std::string> given(ConfigNode& root, const char* section, const char* key) {
+  ConfigEntry* const entry = root.find(section);
+  ConfigEntry* const value = entry != nullptr ? entry->value.find(key) : nullptr;
+  return value != nullptr && value->value.kind == ConfigNode::Kind::kScalar
+             ? std::optional(value->value.scalar)
+             : std::nullopt;
+}
+
+std::string default_run_directory(const std::filesystem::path& path, std::string_view sink_kind) {
+  return fmt::format("runs/{}-{}", path.stem().string(), sink_kind);
+}
+
+/// Where the run would lie, as far as the run file alone says it; else empty.
+std::string given_run_directory(ConfigNode& root, const std::filesystem::path& path) {
+  if (const auto dir = given(root, "run", "dir"); dir && !dir->empty()) return *dir;
+  ConfigEntry* const model = root.find("model");
+  const auto kind = model != nullptr ? given(model->value, "sink", "kind") : std::nullopt;
+  return kind ? default_run_directory(path, *kind) : "";
+}
+
 /// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids
-/// beyond the vocabulary or these reserved ones.
+/// beyond the vocabulary or, with tokenizers of its own, these reserved ones.
 bool is_known_good(const std::string& path, const std::vector<int64_t>& sink_ids) {
   if (!find_dataset_info(path)) return false;
   for (const int64_t id : sink_ids) {
@@ -97,10 +119,10 @@ bool is_known_good(const std::string& path, const std::vector<int64_t>& sink_ids
   return true;
 }
 
-void check_tokens(const std::string& path, const ModelConfig& model) {
+void check_tokens(const std::string& path, const ModelConfig& model, bool own_tokenizer) {
   const std::vector<int64_t> sink_ids = model.sink.ids();
   const IndexedDataset dataset(path);
-  if (is_known_good(path, sink_ids)) return;
+  if (own_tokenizer && is_known_good(path, sink_ids)) return;
   if (const int64_t largest = dataset.max_token(); largest >= model.vocab_size) {
     throw std::invalid_argument(fmt::format(
         "model.vocab_size is {} but {} holds the token id {}: set model.vocab_size to {} or more",
@@ -223,10 +245,18 @@ std::vector<std::string> RunConfig::problems() const {
 
 RunConfig read_run_config(const std::filesystem::path& path,
                           const std::vector<std::string>& overrides) {
-  RunConfig config = config_from_file<RunConfig>(path, overrides);
+  Problems problems;
+  ConfigNode root = overridden_yaml(read_config_file(path), path.string(), overrides, problems);
+  RunConfig config;
+  std::optional<InitialModel> initial;
+  if (const auto from = given(root, "train", "init_from"); from && !from->empty()) {
+    initial = find_initial_model(*from, given_run_directory(root, path));
+    config.model = initial->config;
+  }
+  config = config_from_tree(root, problems, config);
+  if (initial) settle_model(config, *initial);
   if (config.run.dir.empty())
-    config.run.dir =
-        fmt::format("runs/{}-{}", path.stem().string(), enum_name(config.model.sink.kind));
+    config.run.dir = default_run_directory(path, enum_name(config.model.sink.kind));
   return config;
 }
 
@@ -245,7 +275,10 @@ void match_model_to_data(RunConfig& config) {
         config.data.train.at(0).path));
   }
   if (model.vocab_size == 0) model.vocab_size = info->vocab_size;
-  if (info && model.vocab_size != info->vocab_size) {
+  const bool continues = !config.train.init_from.empty();  // and may have rows without a piece
+  if (info && continues) check_initial_tokenizer(config, *info);
+  if (info && !(continues && model.vocab_size > info->vocab_size) &&
+      model.vocab_size != info->vocab_size) {
     throw std::invalid_argument(
         fmt::format("model.vocab_size is {} but the data's tokenizer {} has {} pieces: set it to "
                     "{}, or to 0 to take it from the data",
@@ -259,7 +292,7 @@ void match_model_to_data(RunConfig& config) {
       throw std::invalid_argument(fmt::format(
           "the sink token id {} lies outside model.vocab_size {}", id, model.vocab_size));
   }
-  for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model);
+  for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model, !continues);
 }
 
 void find_vocab_size(RunConfig& config, const std::string& path) {

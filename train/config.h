@@ -221,6 +221,7 @@ struct TrainConfig {
   int64_t micro_batch = 0;
   bool recompute_activations = false;
   std::string stop_after;
+  std::string init_from;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   CheckpointConfig checkpoint;
@@ -258,6 +259,11 @@ struct TrainConfig {
           self.stop_after,
           Field{.doc = "wall clock after which the run saves and exits with 3, like 90m or 1h30m; "
                        "empty: none"});
+    visit("init_from",
+          self.init_from,
+          Field{.doc = "a run or model directory, of here or elsewhere, to start from: the model keys "
+                       "left out follow it, and model.sink.kind=token gives it a sink; empty: random "
+                       "weights"});
     visit("optimizer", self.optimizer, Field{.doc = "AdamW"});
     visit("schedule", self.schedule, Field{.doc = "learning-rate schedule"});
     visit("checkpoint", self.checkpoint, Field{.doc = "when to save and what to keep"});
@@ -315,8 +321,9 @@ struct RunConfig {
   std::vector<std::string> problems() const;
 };
 
-/// The configuration of `path` with `--set` overrides applied, run.dir filled in. Throws
-/// std::invalid_argument with all problems.
+/// The configuration of `path` with `--set` overrides applied, run.dir filled in, and with
+/// train.init_from the model section of what the run starts from. Throws std::invalid_argument with
+/// all problems.
 RunConfig read_run_config(const std::filesystem::path& path,
                           const std::vector<std::string>& overrides);
 

@@ -209,6 +209,24 @@ std::string main_plots(const std::vector<RunRecord>& runs, const Comparison& com
          figure(loss_plot(runs), caption) + "</div>\n";
 }
 
+// ---- zero-shot tasks
+
+/// Nothing where no run has any: they need files of the reader's own.
+std::string tasks_section(const std::vector<RunRecord>& runs) {
+  const auto colours = run_colours(runs);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < runs.size(); ++i) names.push_back(run_name(runs[i].name, colours[i]));
+  const TasksTable tasks = tasks_table(runs, names);
+  if (tasks.body.empty()) return "";
+  return element("h2", "Zero-shot tasks") + table(tasks.head, tasks.body) +
+         element("p",
+                 "acc: by log-likelihood of the choices, or of the last word as greedy decoding writes it; acc_norm and "
+                 "acc_bytes: by that per character and per byte; perplexity of the last word. Below each its standard "
+                 "error; of two runs, the better result is bold where it lies more than two standard errors of the "
+                 "difference from the other.",
+                 "soft");
+}
+
 // ---- training
 
 std::string training_row(const RunRecord& run, const std::string& colour) {
@@ -348,7 +366,7 @@ std::string report_page(const std::vector<RunRecord>& runs, const std::string& c
   html += element("h1", lines);
   html += findings_list(runs, comparison) + differences_table(runs) + "</header>\n";
   html += streaming_section(runs, comparison) + main_plots(runs, comparison);
-  html += training_section(runs) + positions_section(runs, comparison) + attention_section(runs) +
+  html += tasks_section(runs) + training_section(runs) + positions_section(runs, comparison) + attention_section(runs) +
           footer(runs, comparison, command);
   return html + "</main>\n</body>\n</html>\n";
 }

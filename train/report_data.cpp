@@ -349,6 +349,8 @@ RunRecord read_run(const fs::path& directory) {
     SavedAttention attention = read_attention(file);
     if (is_current(attention.step, file)) run.attention = std::move(attention);
   }
+  for (SavedTask& task : read_tasks(directory))
+    if (is_current(task.step, task.file)) run.tasks.push_back(std::move(task));
   run.tokenizer_hash = tokenizer_hash(directory);
   return run;
 }

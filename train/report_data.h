@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "train/report_tasks.h"
+
 namespace basin {
 
 /// One logged training step. Losses in nats per token; `skipped` counts non-finite steps so far.
@@ -75,6 +77,7 @@ struct RunRecord {
   std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache
   std::vector<SavedEvaluation> trajectory;   // of every step that was evaluated: by source, cache, step
   std::optional<SavedAttention> attention;
+  std::vector<SavedTask> tasks;  // of the newest step, by name
 
   /// none, token, zero, logit; empty when neither the configuration nor an evaluation says.
   std::string sink_kind() const;

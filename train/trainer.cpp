@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <stdexcept>
 #include <thread>
@@ -17,6 +18,7 @@
 #include "configs/yaml_config.h"
 #include "infer/attention_maps.h"
 #include "model/cost.h"
+#include "train/initial_model.h"
 #include "train/plan.h"
 #include "train/schedule.h"
 #include "train/shards.h"
@@ -24,15 +26,23 @@
 namespace basin {
 namespace {
 
-/// fp32 initial weights; a bf16 model's are their rounding, so that both precisions start from the
-/// same point.
-at::Tensor initial_master(Transformer& model, uint64_t seed) {
+/// fp32 initial weights, random or those of train.init_from.
+void fill_initial(Transformer& model, const RunConfig& config, bool says) {
+  if (config.train.init_from.empty())
+    model.initialize(static_cast<uint64_t>(config.train.seed));
+  else
+    load_initial_weights(config, model, says);
+}
+
+/// A bf16 model's weights are the rounding of these, so that both precisions start from the same
+/// point.
+at::Tensor initial_master(Transformer& model, const std::function<void(Transformer&)>& fill) {
   if (model.dtype() == at::kFloat) {
-    model.initialize(seed);
+    fill(model);
     return model.flat();
   }
   Transformer full(model.config(), at::kFloat, model.device());
-  full.initialize(seed);
+  fill(full);
   return full.flat();
 }
 
@@ -86,15 +96,20 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
       BucketOptions{.elements = static_cast<int64_t>(distributed.bucket_mib * (1 << 20) / 4),
                     .scatter = distributed.shard_optimizer,
                     .dtype = dtype_of(distributed.reduce_dtype)});
-  optimizer_ =
-      std::make_unique<Optimizer>(*model_,
-                                  initial_master(*model_, static_cast<uint64_t>(config.train.seed)),
-                                  config.train.optimizer,
-                                  gradients_->own());
+  const int64_t checkpoint = newest_checkpoint();
+  optimizer_ = std::make_unique<Optimizer>(
+      *model_,
+      initial_master(*model_,
+                     [&](Transformer& model) {
+                       if (checkpoint < 0) fill_initial(model, config, comm.is_root());
+                     }),
+      config.train.optimizer,
+      gradients_->own());
   if (distributed.shard_optimizer)
     weight_gather_ = std::make_unique<WeightGather>(*model_, comm, gradients_->buckets());
   forward_backward_ = std::make_unique<ForwardBackward>(*model_);
-  resume();
+  if (checkpoint >= 0) resume(checkpoint);
+  if (checkpoint < 0 && !config.train.init_from.empty()) start_from_initial_model();
   SavedState run;
   run.machine = this_machine(device_, comm_.size());
   run.config = config_;
@@ -229,11 +244,30 @@ Trainer::Outcome Trainer::run() {
   return Outcome::kFinished;
 }
 
-void Trainer::resume() {
+/// The step of the checkpoint with which the run goes on, -1 when there is none.
+int64_t Trainer::newest_checkpoint() const {
+  return comm_.broadcast(comm_.is_root() ? find_newest_intact(config_.run.dir).value_or(-1) : 0);
+}
+
+/// What else a run takes from train.init_from. All ranks have read it, each by itself: a machine
+/// with another copy would go astray without a word.
+void Trainer::start_from_initial_model() {
+  const at::Tensor weights = model_->flat().cpu();
+  const std::vector<std::string> sums = comm_.all_gather_text(
+      xxh3_hex({static_cast<const char*>(weights.const_data_ptr()), weights.nbytes()}));
+  for (size_t rank = 1; rank < sums.size(); ++rank) {
+    if (sums[rank] != sums[0])
+      throw std::runtime_error(
+          fmt::format("train.init_from {}: rank {} has read other weights there than rank 0: give "
+                      "all machines the same copy",
+                      config_.train.init_from,
+                      rank));
+  }
+  if (comm_.is_root()) save_initial_tokenizer(config_);
+}
+
+void Trainer::resume(int64_t step) {
   const std::filesystem::path run_directory = config_.run.dir;
-  const int64_t step =
-      comm_.broadcast(comm_.is_root() ? find_newest_intact(run_directory).value_or(-1) : 0);
-  if (step < 0) return;
   const std::filesystem::path directory = step_directory(run_directory, step);
   const SavedState saved = read_state(directory);
   if (const auto obstacles = resume_obstacles(saved.config, config_, step); !obstacles.empty()) {

@@ -67,7 +67,9 @@ class Trainer {
   bool is_spike(double loss) const;
   void count(const StepResult& result);
 
-  void resume();
+  int64_t newest_checkpoint() const;
+  void resume(int64_t step);
+  void start_from_initial_model();
   void load(const std::filesystem::path& step_directory);
   void roll_back();
   void open_run_directory();

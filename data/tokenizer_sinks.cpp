@@ -1,0 +1,160 @@
+#include "data/tokenizer_sinks.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "configs/files.h"
+#include "data/tokenizer.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;  // the rest of a file stays in its order
+
+constexpr const char* kFiles[] = {"tokenizer.model",
+                                  "tokenizer.json",
+                                  "tokenizer_config.json",
+                                  "special_tokens_map.json",
+                                  "added_tokens.json",
+                                  "vocab.json",
+                                  "merges.txt",
+                                  "chat_template.jinja"};
+
+Json read_object(const fs::path& path) {
+  if (!fs::exists(path)) return Json::object();
+  Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object())
+    throw std::runtime_error(fmt::format("{}: not a JSON object", path.string()));
+  return json;
+}
+
+/// The pieces of tokenizer.json: those of its model, and those added.
+std::vector<std::pair<int64_t, std::string>> pieces_of(const Json& tokenizer,
+                                                       const fs::path& path) {
+  std::vector<std::pair<int64_t, std::string>> pieces;
+  try {
+    for (const auto& [piece, id] : tokenizer.at("model").at("vocab").items())
+      pieces.emplace_back(id.get<int64_t>(), piece);
+    if (tokenizer.contains("added_tokens"))
+      for (const Json& token : tokenizer.at("added_tokens"))
+        pieces.emplace_back(token.at("id").get<int64_t>(), token.at("content").get<std::string>());
+  } catch (const Json::exception& error) {
+    throw std::runtime_error(fmt::format("{}: no tokenizer ({})", path.string(), error.what()));
+  }
+  return pieces;
+}
+
+/// The names of the sinks, new ones where `pieces` has none for the id.
+std::vector<std::string> name_sinks(std::span<const int64_t> ids,
+                                    const std::vector<std::pair<int64_t, std::string>>& pieces) {
+  std::vector<std::string> names;
+  const auto taken = [&](const std::string& name) {
+    return std::ranges::find(pieces, name, &std::pair<int64_t, std::string>::second) !=
+               pieces.end() ||
+           std::ranges::find(names, name) != names.end();
+  };
+  for (const int64_t id : ids) {
+    const auto known = std::ranges::find(pieces, id, &std::pair<int64_t, std::string>::first);
+    std::string name = known != pieces.end() ? known->second : "<sink>";
+    for (int i = 1; known == pieces.end() && taken(name); ++i) name = fmt::format("<sink{}>", i);
+    names.push_back(name);
+  }
+  return names;
+}
+
+Json special_token(const std::string& name) {
+  return {{"content", name},
+          {"single_word", false},
+          {"lstrip", false},
+          {"rstrip", false},
+          {"normalized", false},
+          {"special", true}};
+}
+
+/// In transformers, a token that is not among the added ones would be text like any other.
+void add_tokens(Json& tokenizer,
+                std::span<const int64_t> ids,
+                const std::vector<std::string>& names) {
+  Json& added = tokenizer["added_tokens"];
+  if (!added.is_array()) added = Json::array();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (std::ranges::any_of(added, [&](const Json& token) { return token["id"] == ids[i]; }))
+      continue;
+    Json token = {{"id", ids[i]}};
+    token.update(special_token(names[i]));
+    added.push_back(token);
+  }
+}
+
+Json template_of(std::span<const int64_t> ids, const std::vector<std::string>& names) {
+  Json single = Json::array(), specials = Json::object();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    single.push_back({{"SpecialToken", {{"id", names[i]}, {"type_id", 0}}}});
+    specials[names[i]] = {
+        {"id", names[i]}, {"ids", Json::array({ids[i]})}, {"tokens", Json::array({names[i]})}};
+  }
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  Json pair = single;  // the second text of a pair gets no sink of its own
+  pair.push_back({{"Sequence", {{"id", "B"}, {"type_id", 1}}}});
+  return {{"type", "TemplateProcessing"},
+          {"single", single},
+          {"pair", pair},
+          {"special_tokens", specials}};
+}
+
+/// The sinks take the place of what was put in front; steps that only trim offsets stay.
+Json with_template(const Json& before, Json sinks) {
+  const auto type_of = [](const Json& step) {
+    return step.is_object() ? step.value("type", std::string()) : std::string();
+  };
+  Json steps = Json::array();
+  if (type_of(before) == "ByteLevel") steps.push_back(before);
+  if (type_of(before) == "Sequence" && before.contains("processors"))
+    for (const Json& step : before["processors"])
+      if (type_of(step) != "TemplateProcessing") steps.push_back(step);
+  if (steps.empty()) return sinks;
+  steps.push_back(std::move(sinks));
+  return {{"type", "Sequence"}, {"processors", steps}};
+}
+
+}  // namespace
+
+void copy_tokenizer_files(const fs::path& from, const fs::path& to) {
+  for (const char* name : kFiles)
+    if (fs::is_regular_file(from / name)) write_file(to / name, read_file(from / name));
+}
+
+void prepend_sinks(const fs::path& directory,
+                   std::span<const int64_t> ids,
+                   int64_t model_max_length) {
+  const fs::path path = directory / "tokenizer.json", model = directory / "tokenizer.model";
+  if (!fs::exists(path) && fs::exists(model))
+    write_tokenizer_files(Tokenizer::load(model), {}, model_max_length, directory);
+  if (!fs::exists(path)) return;  // write_tokenizer_files has said why
+  Json tokenizer = read_object(path);
+  const std::vector<std::string> names = name_sinks(ids, pieces_of(tokenizer, path));
+  add_tokens(tokenizer, ids, names);
+  tokenizer["post_processor"] = with_template(tokenizer["post_processor"], template_of(ids, names));
+  write_file(path, tokenizer.dump(1) + "\n");
+
+  Json settings = read_object(directory / "tokenizer_config.json");
+  settings["bos_token"] = names.front();
+  settings["add_bos_token"] = true;
+  settings["model_max_length"] = model_max_length;
+  if (settings.contains("added_tokens_decoder"))
+    for (size_t i = 0; i < ids.size(); ++i)
+      settings["added_tokens_decoder"][std::to_string(ids[i])] = special_token(names[i]);
+  write_file(directory / "tokenizer_config.json", settings.dump(1) + "\n");
+
+  Json specials = read_object(directory / "special_tokens_map.json");
+  specials["bos_token"] = names.front();
+  write_file(directory / "special_tokens_map.json", specials.dump(1) + "\n");
+}
+
+}  // namespace basin

@@ -1,0 +1,109 @@
+// Sinks for a tokenizer that came without: what its files say to other software.
+#include "data/tokenizer_sinks.h"
+
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/tokenizer.h"
+#include "tests/data/data_fixture.h"
+
+namespace basin {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const fs::path kGolden = BASIN_SOURCE_DIR "/tests/golden";
+
+json read_json(const fs::path& path) {
+  return json::parse(read_file(path));
+}
+
+/// A byte-level tokenizer.json of three pieces and an added one.
+json small_tokenizer() {
+  return {
+      {"version", "1.0"},
+      {"added_tokens",
+       {{{"id", 3}, {"content", "<|end|>"}, {"special", true}, {"normalized", false}}}},
+      {"post_processor", {{"type", "ByteLevel"}, {"trim_offsets", true}}},
+      {"model",
+       {{"type", "BPE"}, {"vocab", {{"a", 0}, {"b", 1}, {"ab", 2}}}, {"merges", json::array()}}}};
+}
+
+TEST(TokenizerSinks, TurnTheVanillaModelsFilesIntoTheSinkModels) {
+  const TemporaryFolder folder;
+  const fs::path directory = folder / "";
+  copy_tokenizer_files(kGolden / "sink-effect-none", directory);
+  prepend_sinks(directory, std::vector<int64_t>{1}, 129);
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"})
+    EXPECT_EQ(read_json(directory / file), read_json(kGolden / "sink-effect-sink" / file)) << file;
+  EXPECT_EQ(read_file(directory / "tokenizer.model"),
+            read_file(kGolden / "sink-effect-none" / "tokenizer.model"));
+}
+
+TEST(TokenizerSinks, MakeTokenizerJsonWhereOnlyTheModelIs) {
+  const TemporaryFolder folder;
+  const fs::path directory = folder / "";
+  write_file(directory / "tokenizer.model",
+             read_file(kGolden / "sink-effect-none" / "tokenizer.model"));
+  prepend_sinks(directory, std::vector<int64_t>{1, 3}, 130);
+  const json post = read_json(directory / "tokenizer.json").at("post_processor");
+  EXPECT_EQ(post.at("single").size(), 3u);
+  EXPECT_EQ(post.at("pair").size(), 4u);
+  EXPECT_EQ(post.at("special_tokens").at("<sink1>").at("ids"), json::array({3}));
+}
+
+TEST(TokenizerSinks, NewRowsBecomeSpecialTokensAndByteLevelStepsStay) {
+  const TemporaryFolder folder;
+  const fs::path directory = folder / "";
+  folder.write("tokenizer.json", small_tokenizer().dump());
+  folder.write(
+      "tokenizer_config.json",
+      R"({"tokenizer_class": "X", "added_tokens_decoder": {"3": {"content": "<|end|>"}}})");
+  const std::string hash = tokenizer_hash(read_file(directory / "tokenizer.json"));
+  prepend_sinks(directory, std::vector<int64_t>{4, 5}, 18);
+  EXPECT_EQ(tokenizer_hash(read_file(directory / "tokenizer.json")), hash);  // text is as it was
+  const json tokenizer = read_json(directory / "tokenizer.json");
+  ASSERT_EQ(tokenizer.at("added_tokens").size(), 3u);
+  EXPECT_EQ(tokenizer.at("added_tokens").at(1).at("id"), 4);
+  EXPECT_EQ(tokenizer.at("added_tokens").at(1).at("content"), "<sink>");
+  EXPECT_EQ(tokenizer.at("added_tokens").at(1).at("special"), true);
+  EXPECT_EQ(tokenizer.at("added_tokens").at(2).at("content"), "<sink1>");
+  const json post = tokenizer.at("post_processor");
+  EXPECT_EQ(post.at("type"), "Sequence");
+  EXPECT_EQ(post.at("processors").at(0).at("type"), "ByteLevel");
+  EXPECT_EQ(post.at("processors").at(1).at("single").at(0).at("SpecialToken").at("id"), "<sink>");
+  EXPECT_EQ(tokenizer.at("model"), small_tokenizer().at("model"));
+  const json settings = read_json(directory / "tokenizer_config.json");
+  EXPECT_EQ(settings.at("tokenizer_class"), "X");
+  EXPECT_EQ(settings.at("bos_token"), "<sink>");
+  EXPECT_EQ(settings.at("added_tokens_decoder").at("4").at("content"), "<sink>");
+  EXPECT_EQ(read_json(directory / "special_tokens_map.json").at("bos_token"), "<sink>");
+
+  // Once more, with what stands there now: nothing is put in front twice.
+  prepend_sinks(directory, std::vector<int64_t>{4, 5}, 18);
+  EXPECT_EQ(read_json(directory / "tokenizer.json"), tokenizer);
+}
+
+TEST(TokenizerSinks, ATokenThatIsCalledSinkAlreadyKeepsItsName) {
+  const TemporaryFolder folder;
+  json tokenizer = small_tokenizer();
+  tokenizer["model"]["vocab"]["<sink>"] = 4;
+  folder.write("tokenizer.json", tokenizer.dump());
+  prepend_sinks(folder / "", std::vector<int64_t>{5}, 18);
+  EXPECT_EQ(read_json(folder / "tokenizer.json").at("added_tokens").at(1).at("content"), "<sink1>");
+}
+
+TEST(TokenizerSinks, NamesAFileThatIsNoTokenizer) {
+  for (const char* text : {"{}", "[]", R"({"model": {"vocab": {"a": "x"}}})"}) {
+    const TemporaryFolder folder;
+    folder.write("tokenizer.json", text);
+    expect_contains(message_of<std::runtime_error>(
+                        [&] { prepend_sinks(folder / "", std::vector<int64_t>{1}, 8); }),
+                    "tokenizer.json");
+  }
+}
+
+}  // namespace
+}  // namespace basin

@@ -44,7 +44,10 @@ class Server:
         p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
         p.cache_type_k = p.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self.server = xllamacpp.Server(p)
+        try:
+            self.server = xllamacpp.Server(p)
+        except RuntimeError as error:   # the reason went to stderr
+            raise Failed(f"llama.cpp does not load {path}") from error
 
     def post(self, path, **body):
         request = urllib.request.Request(self.server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})

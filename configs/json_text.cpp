@@ -11,7 +11,7 @@ namespace basin {
 namespace {
 
 constexpr int kMaxDepth = 100;
-constexpr size_t kShownBytes = 120;
+constexpr size_t kShownBytes = 120, kMessageBytes = 1000;
 
 using Handler = nlohmann::json::error_handler_t;
 
@@ -64,6 +64,16 @@ std::string printable_json(const nlohmann::json& value) {
   const std::string text = value.dump(-1, ' ', false, Handler::replace);
   const std::string_view begin = beginning(text);
   return std::string(begin) + (begin.size() < text.size() ? "..." : "");
+}
+
+std::string one_line(std::string_view message) {
+  std::string line;
+  for (const char c : message.substr(0, kMessageBytes))
+    if (static_cast<unsigned char>(c) < 0x20)
+      line += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
+    else
+      line += c;
+  return line + (message.size() > kMessageBytes ? "..." : "");
 }
 
 }  // namespace basin

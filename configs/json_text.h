@@ -19,4 +19,8 @@ std::string printable(std::string_view text);
 /// `value` likewise, as JSON.
 std::string printable_json(const nlohmann::json& value);
 
+/// A message that quotes what a file holds, in one line: control characters escaped, at most 1000
+/// bytes of it.
+std::string one_line(std::string_view message);
+
 }  // namespace basin

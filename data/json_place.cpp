@@ -6,6 +6,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "configs/json_text.h"
+
 namespace basin {
 namespace {
 
@@ -47,8 +49,8 @@ Json parse_json(std::string_view bytes, const std::string& file) {
 }
 
 void JsonPlace::fail(const std::string& what) const {
-  throw std::runtime_error(path_.empty() ? fmt::format("{}: {}", file_, what)
-                                         : fmt::format("{}: {}: {}", file_, path_, what));
+  throw std::runtime_error(one_line(path_.empty() ? fmt::format("{}: {}", file_, what)
+                                                  : fmt::format("{}: {}: {}", file_, path_, what)));
 }
 
 JsonPlace JsonPlace::find(const std::string& key) const {

@@ -63,5 +63,10 @@ TEST(JsonText, PrintableEscapesAndCuts) {
   EXPECT_EQ(printable_json(nlohmann::json::parse(R"([1, "a\n"])")), R"([1,"a\n"])");
 }
 
+TEST(JsonText, MessagesThatQuoteStayInOneLine) {
+  EXPECT_EQ(one_line("a\n\tb \xc3\xa9"), "a\\x0a\\x09b \xc3\xa9");
+  EXPECT_EQ(one_line(std::string(1001, 'x')), std::string(1000, 'x') + "...");
+}
+
 }  // namespace
 }  // namespace basin

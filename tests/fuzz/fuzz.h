@@ -23,16 +23,16 @@ inline void require(bool holds) {
   if (!holds) std::abort();
 }
 
-/// Runs `read`, which may refuse. `quotes`: messages may quote what the file holds as it is.
+/// Runs `read`, which may refuse.
 template <class Read>
-void expect_clean(const std::string& name, Read read, bool quotes = false) {
+void expect_clean(const std::string& name, Read read) {
   constexpr size_t kLongestMessage = 2000;
   try {
     read();
   } catch (const std::runtime_error& e) {
     const std::string_view what = e.what();
-    require(what.starts_with(name));
-    require(quotes || (what.size() < kLongestMessage && what.find('\n') == std::string_view::npos));
+    require(what.starts_with(name) && what.size() < kLongestMessage);
+    require(what.find('\n') == std::string_view::npos);
   }
 }
 

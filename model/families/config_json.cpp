@@ -103,7 +103,7 @@ std::vector<std::string> ConfigJson::texts(const std::string& key) const {
   const nlohmann::json& list = at(key);
   bool valid = list.is_array();
   for (const nlohmann::json& value : list) valid = valid && value.is_string();
-  if (!valid) refuse(key, fmt::format("expected a list of strings, found {}", list.dump()));
+  if (!valid) refuse(key, fmt::format("expected a list of strings, found {}", printable_json(list)));
   return list.get<std::vector<std::string>>();
 }
 

@@ -146,6 +146,9 @@ void prepend_sinks(const fs::path& directory,
   Json settings = read_object(directory / "tokenizer_config.json");
   settings["bos_token"] = names.front();
   settings["add_bos_token"] = true;
+  // A LlamaTokenizer would build its own post-processor, with one sink at most.
+  settings["tokenizer_class"] = "PreTrainedTokenizerFast";
+  settings.erase("auto_map");
   settings["model_max_length"] = model_max_length;
   if (settings.contains("added_tokens_decoder"))
     for (size_t i = 0; i < ids.size(); ++i)

@@ -79,8 +79,14 @@ void keep_what_it_says(const Json& source, const ModelConfig& model, const fs::p
     if (const auto found = source.find(key); found != source.end() && !is_sink)
       config[key] = *found;
   }
-  for (const char* key : {"max_position_embeddings", "max_seq_len"})
-    if (!source.contains(key)) config.erase(key);
+  // As it was: what we train or stream within may be less, a sliding window for one.
+  for (const char* key : {"max_position_embeddings", "max_seq_len"}) {
+    const auto found = source.find(key);
+    if (found == source.end())
+      config.erase(key);
+    else
+      config[key] = *found;
+  }
   write_file(path, config.dump(2) + "\n");
 }
 
@@ -132,7 +138,7 @@ void export_hugging_face(const fs::path& model_path, const HfExport& options) {
   take_along("generation_config.json", source, directory);
   write_tokenizer(model, directory);
   for (const char* name : kOtherFiles) take_along(name, source, directory);
-  write_file(directory / "README.md", model_card(model_path, model, staged.target()));
+  write_file(directory / "README.md", model_card(model, staged.target()));
   check_interrupt();
   staged.commit();
 }

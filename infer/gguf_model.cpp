@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "infer/gguf_tokenizer.h"
+#include "model/checkpoint.h"
 #include "model/rope.h"
 
 namespace basin {
@@ -67,11 +68,11 @@ std::string difference(const LoadedModel& model) {
                        arch.name);
   if (config.rope_scaling.rope_type == RopeType::kLlama3 && !arch.rope_freqs)
     return fmt::format("llama.cpp knows rope_type llama3 of a llama only, not of a {}", arch.name);
-  if (config.sliding_window > 0 && config.sliding_window < context_length(model))
+  if (const int64_t positions = read_max_positions(model.directory); config.sliding_window > 0 && config.sliding_window < positions)
     return fmt::format(
         "llama.cpp lets all {} positions of a {} see each other, this one has a "
         "sliding window of {}",
-        context_length(model),
+        positions,
         arch.name,
         config.sliding_window);
   return "";

@@ -50,7 +50,7 @@ Tokenizer sentencepiece_of(const fs::path& directory) {
                     what));
   };
   if (!fs::exists(directory / "tokenizer.model"))
-    refuse("only SentencePiece tokenizers (tokenizer.model) go into a GGUF file here");
+    refuse("only SentencePiece tokenizers (tokenizer.model) go into a GGUF file here, and a run that train.init_from began with a tokenizer.json has kept that alone");
   Tokenizer tokenizer = Tokenizer::load(directory / "tokenizer.model");
   const SentencePieceModel& pieces = tokenizer.model();
   if (!pieces.is_bpe) refuse("its SentencePiece model is not BPE");

@@ -195,11 +195,9 @@ std::string use_section(const LoadedModel& model, const std::string& name) {
 
 }  // namespace
 
-std::string model_card(const fs::path& model_path,
-                       const LoadedModel& model,
-                       const fs::path& target) {
+std::string model_card(const LoadedModel& model, const fs::path& target) {
   const RunFacts facts =
-      read_run_facts(eval_directory(model_path).parent_path(), step_of_model(model.directory));
+      read_run_facts(eval_directory(model.directory).parent_path(), step_of_model(model.directory));
   const fs::path own = model.directory / "README.md";
   if (!facts.has_config() && fs::exists(own)) return read_file(own);
   const std::string name = target.filename().string();

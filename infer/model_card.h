@@ -10,12 +10,10 @@
 
 namespace basin {
 
-/// `model_path`: as the user named it, a run, a step or a directory. Reads config.yaml,
-/// metrics.jsonl and eval/*.json of its run, as far as they are there; files that cannot be read
-/// are warned of and left out. A model without a run around it keeps the card that it has.
+/// Reads config.yaml, metrics.jsonl and eval/*.json of the model's run, as far as they are there;
+/// files that cannot be read are warned of and left out. A model without a run around it keeps the card that it has.
 /// `target`: the exported directory, whose name is the title.
-std::string model_card(const std::filesystem::path& model_path,
-                       const LoadedModel& model,
+std::string model_card(const LoadedModel& model,
                        const std::filesystem::path& target);
 
 }  // namespace basin

@@ -42,7 +42,9 @@ std::vector<int64_t> read_eos_ids(const fs::path& path) {
 std::vector<int64_t> find_eos_ids(const LoadedModel& model) {
   for (const char* const name : {"generation_config.json", "config.json"})
     if (auto ids = read_eos_ids(model.directory / name); !ids.empty()) return ids;
-  return {model.tokenizer && model.tokenizer->eos_id() >= 0 ? model.tokenizer->eos_id() : kEosId};
+  if (!model.tokenizer) return {kEosId};
+  if (model.tokenizer->eos_id() >= 0) return {model.tokenizer->eos_id()};
+  return {};  // what ends a foreign text is not known
 }
 
 at::ScalarType parse_dtype(const std::string& name) {

@@ -3,7 +3,10 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
+#include <string_view>
 #include <system_error>
 
 #include "configs/files.h"
@@ -18,6 +21,13 @@ fs::path without_slash(const fs::path& path) {
   return normal.has_filename() ? normal : normal.parent_path();
 }
 
+bool is_written_by_exports(const std::string& name) {
+  constexpr std::string_view kNames[] = {"config.json", "generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+                                         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"};
+  return std::ranges::find(kNames, name) != std::end(kNames) || name.starts_with("tokenizer") || name.starts_with("chat_template") ||
+         (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")));
+}
+
 /// What speaks against replacing `target`; empty when nothing does.
 std::string objection(const fs::path& target, bool force, const fs::path& source) {
   if (!force) return "is there already: name another directory, or replace it with --force";
@@ -28,9 +38,9 @@ std::string objection(const fs::path& target, bool force, const fs::path& source
   if (!fs::exists(target / "config.json"))
     return "holds no model (no config.json), and --force replaces nothing else";
   for (const fs::directory_entry& entry : fs::directory_iterator(target))
-    if (entry.is_directory())
-      return fmt::format("holds the folder {}, which no export writes: remove it yourself",
-                         entry.path().filename().string());
+    if (const std::string name = entry.path().filename().string();
+        !entry.is_regular_file() || !is_written_by_exports(name))
+      return fmt::format("holds {}, which no export writes: remove it yourself", name);
   return "";
 }
 
@@ -58,7 +68,15 @@ void StagedDirectory::commit() {
   const fs::path old = fs::path(temporary_) += ".old";
   const bool replaces = fs::exists(target_);
   if (replaces) fs::rename(target_, old);
-  fs::rename(temporary_, target_);
+  std::error_code error, back;
+  fs::rename(temporary_, target_, error);
+  if (error) {
+    if (replaces) fs::rename(old, target_, back);
+    throw std::runtime_error(fmt::format("cannot name {}: {}{}",
+                                         target_.string(),
+                                         error.message(),
+                                         back ? "; what was there is now " + old.string() : ""));
+  }
   const fs::path parent = target_.parent_path();
   sync_directory(parent.empty() ? "." : parent);
   if (replaces) fs::remove_all(old);

@@ -209,8 +209,15 @@ TokenPair encode_pair(const LoadedModel& model,
         "{}: \"{}\" adds no token to its context: there is nothing to score", name, continuation));
   pair.context.insert(
       pair.context.begin(), model.prepended_ids().begin(), model.prepended_ids().end());
-  if (pair.context.empty() && model.model->config().sink.tokens() == 0)
-    pair.context = {static_cast<int32_t>(model.eos_ids.at(0))};
+  if (pair.context.empty() && model.model->config().sink.tokens() == 0) {
+    if (model.eos_ids.empty())
+      throw std::runtime_error(fmt::format(
+          "{}: an example without context needs a token to begin with, and {} names none that ends "
+          "a text (eos_token_id in generation_config.json)",
+          name,
+          model.directory.string()));
+    pair.context = {static_cast<int32_t>(model.eos_ids.front())};
+  }
   return pair;
 }
 

@@ -40,7 +40,7 @@ struct Causal {
   int64_t positions() const { return q.size(1); }
   static bool by_cudnn(const at::Tensor& q) {
     static const bool hopper = cuda_plugin()->compute_capability() >= 90;
-    return hopper && q.size(3) <= 128 && !at::globalContext().deterministicAlgorithms();
+    return hopper && q.size(1) > 1 && q.size(3) <= 128 && !at::globalContext().deterministicAlgorithms();
   }
   SoftmaxOutput attend() const {
     if (!by_cudnn(q)) {

@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "infer/attention_maps.h"
 #include "train/initial_model.h"
+#include "train/run_directory.h"
 #include "train/schedule.h"
 
 namespace basin {
@@ -106,7 +107,11 @@ std::string given_run_directory(ConfigNode& root, const std::filesystem::path& p
   if (const auto dir = given(root, "run", "dir"); dir && !dir->empty()) return *dir;
   ConfigEntry* const model = root.find("model");
   const auto kind = model != nullptr ? given(model->value, "sink", "kind") : std::nullopt;
-  return kind ? default_run_directory(path, *kind) : "";
+  if (kind) return default_run_directory(path, *kind);
+  std::vector<std::string> begun;   // the kind is the initial model's: where such a run has checkpoints
+  for (const std::string_view any : kEnumNames<SinkKind>)
+    if (const std::string dir = default_run_directory(path, any); !list_steps(dir).empty()) begun.push_back(dir);
+  return begun.size() == 1 ? begun[0] : "";
 }
 
 /// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids
@@ -252,6 +257,7 @@ RunConfig read_run_config(const std::filesystem::path& path,
   if (const auto from = given(root, "train", "init_from"); from && !from->empty()) {
     initial = find_initial_model(*from, given_run_directory(root, path));
     config.model = initial->config;
+    if (initial->resumes) config.model.sink.token_ids.clear();  // the run file need not know of new rows
   }
   config = config_from_tree(root, problems, config);
   if (initial) settle_model(config, *initial);

@@ -58,6 +58,18 @@ std::string describe(const SinkRow& row) {
   return "";
 }
 
+/// What the first start made of keys that the run file leaves open or gives without the new sinks; resume_obstacles compares the rest.
+void settle_resumed(ModelConfig& model, const ModelConfig& before) {
+  if (model.num_key_value_heads == 0) model.num_key_value_heads = before.num_key_value_heads;
+  if (model.head_dim == 0) model.head_dim = before.head_dim;
+  if (model.sink.kind != before.sink.kind || model.sink.kind != SinkKind::kToken) return;
+  if (model.sink.token_ids.empty() && model.sink.count == before.sink.count) model.sink = before.sink;
+  int64_t without_sinks = before.vocab_size;
+  const std::vector<int64_t> ids = before.sink.ids();
+  while (std::ranges::find(ids, without_sinks - 1) != ids.end()) --without_sinks;
+  if (model.vocab_size == without_sinks) model.vocab_size = before.vocab_size;
+}
+
 /// The rows that `source` has, and below them their mean.
 void copy_rows(const at::Tensor& source, at::Tensor target) {
   const int64_t rows = source.size(0);
@@ -83,7 +95,7 @@ void settle_model(RunConfig& config, const InitialModel& initial) {
   ModelConfig& model = config.model;
   ModelConfig expected = initial.config;
   if (model.vocab_size == 0) model.vocab_size = expected.vocab_size;
-  if (initial.resumes) return;  // resume_obstacles compares
+  if (initial.resumes) return settle_resumed(model, expected);
   const std::string& from = config.train.init_from;
   if (expected.sink.kind == SinkKind::kNone && model.sink.kind == SinkKind::kToken) {
     expected.sink = model.sink = new_sink(from, expected.vocab_size, model.sink);
@@ -171,12 +183,13 @@ void load_initial_weights(const RunConfig& config, Transformer& target, bool say
 }
 
 fs::path initial_tokenizer_directory(const RunConfig& config) {
-  return fs::path(config.run.dir) / "tokenizer";
+  return fs::path(config.run.dir) / "initial-tokenizer";
 }
 
 void save_initial_tokenizer(const RunConfig& config) {
   const fs::path from = resolve_model_directory(config.train.init_from),
                  to = initial_tokenizer_directory(config);
+  if (!open_tokenizer(from)) return;  // checkpoints get the data's
   fs::remove_all(to);
   make_writable_directory(to);
   copy_tokenizer_files(from, to);

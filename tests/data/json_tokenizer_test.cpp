@@ -172,7 +172,7 @@ TEST(JsonTokenizer, RefusesWhatContradictsItself) {
   json["added_tokens"] = Json::array();
   for (int i = 0; i < 44; ++i)
     json["added_tokens"].push_back(added(257 + i, fmt::format("<{}>", i)));
-  EXPECT_EQ(refusal(json), "f: added_tokens: \"<43>\" gets id 300, which \"x\ny\" has");
+  EXPECT_EQ(refusal(json), "f: added_tokens: \"<43>\" gets id 300, which \"x\\x0ay\" has");
 }
 
 TEST(TokenizerSettings, NameTheEndsOfATextAndWhatGoesInFront) {

@@ -227,7 +227,7 @@ TEST_F(Evaluate, OpensARunAndChecksItsData) {
   EXPECT_FALSE(model.tokenizer);
   EXPECT_THROW(model.require_tokenizer(), std::invalid_argument);
   EXPECT_EQ(eval_directory(step), run / "eval");
-  EXPECT_THROW(open_model(step, "float16"), std::invalid_argument);
+  EXPECT_THROW(open_model(step, "float8"), std::invalid_argument);
 
   const auto write = [&](const char* name, const std::vector<std::vector<int32_t>>& docs) {
     IndexedDatasetWriter writer(folder_ / name, 61);

@@ -158,8 +158,12 @@ TEST_F(ExportTest, ReplacesOnlyAnEarlierExportAndOnlyWhenAsked) {
   EXPECT_THAT(refused(run / "step-00000020", true), HasSubstr("is the model itself"));
   EXPECT_THAT(refused(run, true), HasSubstr("holds no model"));
   fs::create_directory(out / "trainer");
-  EXPECT_THAT(refused(out, true), HasSubstr("holds the folder trainer"));
+  EXPECT_THAT(refused(out, true), HasSubstr("holds trainer"));
   EXPECT_THAT(names_in(root()), testing::ElementsAre("exported", "run"));
+  fs::remove(out / "trainer");
+  write_file(out / "optimizer.pt", "somebody's work");
+  EXPECT_THAT(refused(out, true), HasSubstr("holds optimizer.pt"));
+  EXPECT_TRUE(fs::exists(out / "optimizer.pt"));
 }
 
 TEST_F(ExportTest, KeepsWhatAModelFromElsewhereSays) {

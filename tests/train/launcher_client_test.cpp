@@ -62,6 +62,9 @@ TEST_F(TorchrunTest, ARankThatDiesIsStartedAgain) {
   ASSERT_TRUE(wait_for_steps(config, *program, 40)) << program->said();
   const std::vector<pid_t> ranks = program->children();
   ASSERT_EQ(ranks.size(), 2u);
+  // Saves are asynchronous: the one at step 20 may still be under way.
+  for (int i = 0; i < 500 && !find_newest_intact(config.run.dir); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   kill(ranks[1], SIGKILL);
   EXPECT_EQ(program->wait(), 0) << program->said();
   EXPECT_THAT(program->said(), HasSubstr("resuming from"));

@@ -1,6 +1,5 @@
 // Two norms of one input against the kernels for one norm.
 #include "model/kernels/cuda/norm_pair.h"
-
 #include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {
@@ -55,15 +54,32 @@ TYPED_TEST(NormPairs, AreTwoNorms) {
         for (int n = 0; n < 2; ++n) {
           std::vector<TypeParam> one_h = x, one_y = x, one_dx = x;
           std::vector<float> one_stats(2 * rows), one_dweight(D), one_dbias(D);
-          norm_forward<TypeParam>(rows, D, is_rms, 1e-5f, x.data(), with_delta ? delta.data() : nullptr,
-                                  weight[n].data(), bias[n].data(), with_delta ? one_h.data() : nullptr,
-                                  one_y.data(), one_stats.data());
-          norm_backward<TypeParam>(rows, D, is_rms, one_h.data(), weight[n].data(), one_stats.data(),
-                                   dy[n].data(), with_delta && n == 0 ? dh.data() : nullptr, one_dx.data(),
-                                   one_dweight.data(), one_dbias.data());
+          norm_forward<TypeParam>(rows,
+                                  D,
+                                  is_rms,
+                                  1e-5f,
+                                  x.data(),
+                                  with_delta ? delta.data() : nullptr,
+                                  weight[n].data(),
+                                  bias[n].data(),
+                                  with_delta ? one_h.data() : nullptr,
+                                  one_y.data(),
+                                  one_stats.data());
+          norm_backward<TypeParam>(rows,
+                                   D,
+                                   is_rms,
+                                   one_h.data(),
+                                   weight[n].data(),
+                                   one_stats.data(),
+                                   dy[n].data(),
+                                   with_delta && n == 0 ? dh.data() : nullptr,
+                                   one_dx.data(),
+                                   one_dweight.data(),
+                                   one_dbias.data());
           for (size_t i = 0; i < x.size(); ++i) {
             EXPECT_EQ(to_double(h[i]), to_double(one_h[i]));
-            EXPECT_NEAR(to_double(y[n][i]), to_double(one_y[i]), ulp * (1 + std::abs(to_double(one_y[i]))));
+            EXPECT_NEAR(
+                to_double(y[n][i]), to_double(one_y[i]), ulp * (1 + std::abs(to_double(one_y[i]))));
             want_dx[i] += to_double(one_dx[i]);
           }
           for (int64_t i = 0; i < D; ++i) {

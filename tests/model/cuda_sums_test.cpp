@@ -1,4 +1,5 @@
-// Sums over rows, and into fp32, against fp64, at sizes that do and do not fill packs, warps and blocks.
+// Sums over rows, and into fp32, against fp64, at sizes that do and do not fill packs, warps and
+// blocks.
 #include "model/kernels/cuda/sums.h"
 #include "tests/support/kernel_checks.h"
 
@@ -10,7 +11,12 @@ class SumRows : public testing::Test {};
 TYPED_TEST_SUITE(SumRows, KernelTypes);
 
 TYPED_TEST(SumRows, MatchFp64) {
-  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 8}, {300, 256}, {257, 768}, {1030, 40}, {9, 7}, {513, 301}}) {
+  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 8},
+                                      {300, 256},
+                                      {257, 768},
+                                      {1030, 40},
+                                      {9, 7},
+                                      {513, 301}}) {
     const std::vector<TypeParam> x = random_array<TypeParam>(rows * columns, 1);
     std::vector<float> sums(static_cast<size_t>(columns), NAN);
     sum_rows(rows, columns, x.data(), sums.data());
@@ -31,7 +37,8 @@ TYPED_TEST(SumRows, IntoFp32MatchFp64) {
     const std::vector<float> before = random_array<float>(n, 2, 100);
     std::vector<float> sum = before;
     add_to_sum(n, x.data(), sum.data());
-    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(sum[i], static_cast<float>(before[i] + to_double(x[i]))) << i;
+    for (int64_t i = 0; i < n; ++i)
+      EXPECT_EQ(sum[i], static_cast<float>(before[i] + to_double(x[i]))) << i;
   }
 }
 

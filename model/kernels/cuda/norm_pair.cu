@@ -1,6 +1,5 @@
-#include "model/kernels/cuda/norm_pair.h"
-
 #include "model/kernels/cuda/column_sums.cuh"
+#include "model/kernels/cuda/norm_pair.h"
 #include "model/kernels/cuda/packs.cuh"
 
 namespace basin::kernels {
@@ -165,8 +164,16 @@ void norm_pair_backward(int64_t rows,
   const int64_t blocks = std::min<int64_t>(blocks_for(rows, 8), 132 * 8);
   const Scratch parts(blocks * 4 * D * static_cast<int64_t>(sizeof(float)));
   float *dweight_parts = parts.template as<float>(), *dbias_parts = dweight_parts + blocks * 2 * D;
-  const Backward<Float> a{rows,       D,  h,  norms,         stats,
-                          {dy[0], dy[1]}, dh, dx, dweight_parts, dbias ? dbias_parts : nullptr};
+  const Backward<Float> a{rows,
+                          D,
+                          h,
+                          norms,
+                          stats,
+                          {dy[0], dy[1]},
+                          dh,
+                          dx,
+                          dweight_parts,
+                          dbias ? dbias_parts : nullptr};
   launch(is_rms ? &norm_pair_gradient<true, Float> : &norm_pair_gradient<false, Float>,
          dim3(blocks),
          dim3(threads_of<Float>(D)),

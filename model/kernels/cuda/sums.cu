@@ -1,9 +1,8 @@
 // Over rows: a block's warps read a band of columns, a row each in turn; their sums are added up in
 // shared memory and, over all blocks, in a second launch.
-#include "model/kernels/cuda/sums.h"
-
 #include "model/kernels/cuda/column_sums.cuh"
 #include "model/kernels/cuda/packs.cuh"
+#include "model/kernels/cuda/sums.h"
 
 namespace basin::kernels {
 namespace {

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,7 +27,8 @@ constexpr const char* kFiles[] = {"tokenizer.model",
                                   "added_tokens.json",
                                   "vocab.json",
                                   "merges.txt",
-                                  "chat_template.jinja"};
+                                  "chat_template.jinja",
+                                  "chat_template.json"};
 
 Json read_object(const fs::path& path) {
   if (!fs::exists(path)) return Json::object();
@@ -124,6 +128,10 @@ Json with_template(const Json& before, Json sinks) {
 }
 
 }  // namespace
+
+bool is_tokenizer_file(std::string_view name) {
+  return std::ranges::find(kFiles, name) != std::end(kFiles);
+}
 
 void copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   for (const char* name : kFiles)

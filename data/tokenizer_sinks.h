@@ -5,8 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 
 namespace basin {
+
+/// Whether a tokenizer's files can have this name.
+bool is_tokenizer_file(std::string_view name);
 
 /// The files that make up a tokenizer (tokenizer.model, tokenizer.json, tokenizer_config.json, a
 /// chat template, ...), those of them that `from` has. Durable.

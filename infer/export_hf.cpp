@@ -14,6 +14,7 @@
 #include "configs/files.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
+#include "data/tokenizer_sinks.h"
 #include "infer/model_card.h"
 #include "infer/model_directory.h"
 #include "infer/staged_directory.h"
@@ -28,17 +29,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kDtypes[] = {"float32", "float16", "bfloat16"};
 
-/// What tokenizers of other software consist of, and under which terms a model is given away.
+/// Under which terms a model is given away.
 constexpr const char* kOtherFiles[] = {"LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"};
-constexpr const char* kTokenizerFiles[] = {"tokenizer.model",
-                                           "tokenizer.json",
-                                           "tokenizer_config.json",
-                                           "special_tokens_map.json",
-                                           "added_tokens.json",
-                                           "vocab.json",
-                                           "merges.txt",
-                                           "chat_template.jinja",
-                                           "chat_template.json"};
 
 void check_finite(const LoadedModel& model, const std::string& dtype) {
   for (const Parameter& parameter : model.model->parameters())
@@ -66,7 +58,7 @@ void write_tokenizer(const LoadedModel& model, const fs::path& directory) {
   if (ours && model.trained_tokens > 0)
     return write_tokenizer_files(
         *model.tokenizer, sink.ids(), model.trained_tokens + sink.tokens(), directory);
-  for (const char* name : kTokenizerFiles) take_along(name, model.directory, directory);
+  copy_tokenizer_files(model.directory, directory);
 }
 
 /// What save_model cannot know: which ids begin, end and pad the texts of a model from elsewhere (a

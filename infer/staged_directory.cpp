@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "configs/files.h"
+#include "data/tokenizer_sinks.h"
 
 namespace basin {
 namespace {
@@ -22,9 +23,8 @@ fs::path without_slash(const fs::path& path) {
 }
 
 bool is_written_by_exports(const std::string& name) {
-  constexpr std::string_view kNames[] = {"config.json", "generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
-                                         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"};
-  return std::ranges::find(kNames, name) != std::end(kNames) || name.starts_with("tokenizer") || name.starts_with("chat_template") ||
+  constexpr std::string_view kNames[] = {"config.json", "generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"};
+  return std::ranges::find(kNames, name) != std::end(kNames) || is_tokenizer_file(name) ||
          (name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")));
 }
 

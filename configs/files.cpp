@@ -244,6 +244,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   void* address = mmap(nullptr, size_bytes_, PROT_READ, MAP_SHARED, file.get(), 0);
   if (address == MAP_FAILED) fail("map", path);
   data_ = static_cast<const std::byte*>(address);
+  // From front to back: the system reads twice as far ahead, and the mapping shares that.
+  posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+  madvise(address, size_bytes_, MADV_SEQUENTIAL);
 }
 
 MappedFile::~MappedFile() {

@@ -6,7 +6,7 @@
 
 namespace basin {
 
-/// These bytes are needed soon: reading them from the disk begins, without waiting.
+/// Reads these bytes and maps their pages; returns when they are there.
 void fetch_pages(std::span<const std::byte> bytes);
 
 /// These bytes are not needed any more: their pages leave the process's memory. Reading them again

@@ -1,5 +1,5 @@
-// Tensors are views of the mapped file, their pages asked for a little ahead and dropped right
-// after use: loading takes the model's own memory and a few MiB.
+// Tensors are views of the mapped file. A second thread fetches what lies behind the bytes in use,
+// and what was used is dropped: loading takes the model's own memory and a few MiB.
 #include "model/weight_files.h"
 
 #include <ATen/ATen.h>
@@ -23,8 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kPartBytes = 8 << 20;       // handed out at once
-constexpr uint64_t kFetchedBytes = 32 << 20;  // asked for ahead
+constexpr uint64_t kPartBytes = 8 << 20;  // handed out at once, and fetched ahead
 constexpr std::string_view kSafetensors = ".safetensors", kTorch = ".bin";
 
 struct Layout {
@@ -177,13 +176,17 @@ void WeightFiles::drop(const Weight& weight, int64_t first_row, int64_t rows) co
 
 /// These bytes are used now, what lies behind them next.
 void WeightFiles::fetch(const File& file, std::span<const std::byte> bytes) const {
-  const auto begin = static_cast<uint64_t>(bytes.data() - file.mapped.data()),
-             end =
-                 std::min<uint64_t>(begin + bytes.size() + kFetchedBytes, file.mapped.size_bytes());
-  const uint64_t from = file.fetched >= begin && file.fetched <= end ? file.fetched : begin;
-  if (end - from < kFetchedBytes / 2 && end < file.mapped.size_bytes()) return;
-  fetch_pages({file.mapped.data() + from, end - from});
-  file.fetched = end;
+  const auto end = static_cast<uint64_t>(bytes.data() + bytes.size() - file.mapped.data());
+  const uint64_t wanted = std::min(end + kPartBytes, uint64_t{file.mapped.size_bytes()});
+  const bool follows = file.fetched >= end && file.fetched <= wanted;
+  if (follows && wanted - file.fetched < kPartBytes / 2 && wanted < file.mapped.size_bytes())
+    return;
+  if (fetching_.valid()) fetching_.wait();  // these bytes are among them
+  const uint64_t from = follows ? file.fetched : end;
+  if (from < wanted)
+    fetching_ = std::async(
+        std::launch::async, fetch_pages, std::span(file.mapped.data() + from, wanted - from));
+  file.fetched = wanted;
 }
 
 /// All of a tensor as it lies in the file.
@@ -229,7 +232,7 @@ void WeightFiles::hand_out(const std::string& name,
 }
 
 void WeightFiles::for_rows(const std::string& name, const UseRows& use) const {
-  hand_out(name, kPartBytes, use);
+  hand_out(name, int64_t{kPartBytes}, use);
 }
 
 void WeightFiles::for_all_rows(const std::string& name, const UseRows& use) const {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <span>
@@ -53,7 +54,7 @@ class WeightFiles {
   struct File {
     std::filesystem::path path;
     MappedFile mapped;
-    mutable uint64_t fetched = 0;  // bytes in front of this one were asked for
+    mutable uint64_t fetched = 0;  // bytes in front of this one were fetched, or are now
   };
   /// A strided view of bytes [begin, end) of a file; offset and strides in elements.
   struct Weight {
@@ -81,6 +82,7 @@ class WeightFiles {
   std::string label_;
   std::vector<std::unique_ptr<File>> files_;
   std::map<std::string, Weight> weights_;
+  mutable std::future<void> fetching_;  // of pages of files_, which it must not outlive
 };
 
 }  // namespace basin

@@ -151,7 +151,7 @@ TEST_F(WeightFilesTest, PagesLeaveMemoryAfterUse) {
   EXPECT_TRUE(files.equal("a", "b"));
   EXPECT_GT(most, before + 4'000'000) << "nothing was mapped: this test measures nothing";
   EXPECT_LT(most, before + 20'000'000);  // of 120; the kernel maps around what is touched
-  EXPECT_LT(resident_file_bytes(), before + 4'000'000);
+  EXPECT_LT(resident_file_bytes(), before + 10'000'000);  // what lies behind was fetched
 }
 
 TEST_F(WeightFilesTest, ShardsOfBothKinds) {

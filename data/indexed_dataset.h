@@ -17,6 +17,8 @@
 
 namespace basin {
 
+class Tokenizer;
+
 /// A dataset for reading. Tokens of all documents are addressed end to end: position 0 ..
 /// num_tokens()-1.
 class IndexedDataset {
@@ -86,6 +88,10 @@ struct DatasetInfo {
   std::filesystem::path tokenizer_path;  // PREFIX.model
   std::string tokenizer_hash;
   int64_t vocab_size = 0;
+  int64_t eos_id = -1;  // ends each document; -1: not recorded
+
+  /// Throws std::runtime_error when the file is missing or damaged.
+  Tokenizer open_tokenizer() const;
 };
 /// The sidecar of `prefix`, PREFIX ending in _train or _heldout; nothing for foreign data.
 std::optional<DatasetInfo> find_dataset_info(const std::filesystem::path& prefix);

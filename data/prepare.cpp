@@ -337,6 +337,7 @@ PrepareResult prepare(const PrepareOptions& options) {
   Sidecar sidecar;
   sidecar.tokenizer_hash = tokenizer.hash();
   sidecar.vocab_size = tokenizer.vocab_size();
+  sidecar.eos_id = tokenizer.eos_id();
   sidecar.options = result;
   sidecar.sources = list_sources(files);
   Output output(options.prefix, tokenizer.vocab_size(), !holdout.empty());

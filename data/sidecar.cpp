@@ -82,6 +82,7 @@ Json Sidecar::to_json() const {
   return {{"format", kFormat},
           {"tokenizer_hash", tokenizer_hash},
           {"vocab_size", vocab_size},
+          {"eos_token_id", eos_id},
           {"train", basin::to_json(train)},
           {"heldout", heldout ? basin::to_json(*heldout) : Json(nullptr)},
           {"replaced_sequences", replaced_sequences},
@@ -96,6 +97,7 @@ Sidecar Sidecar::from_json(const Json& json) {
   Sidecar sidecar;
   sidecar.tokenizer_hash = json.at("tokenizer_hash");
   sidecar.vocab_size = json.at("vocab_size");
+  sidecar.eos_id = json.value("eos_token_id", int64_t{-1});
   sidecar.train = counts_from(json.at("train"));
   if (!json.at("heldout").is_null()) {
     sidecar.heldout = counts_from(json.at("heldout"));
@@ -155,6 +157,12 @@ std::optional<Sidecar> find_up_to_date(const fs::path& prefix,
   return old;
 }
 
+Tokenizer DatasetInfo::open_tokenizer() const {
+  Tokenizer tokenizer = Tokenizer::load(tokenizer_path);
+  if (eos_id >= 0 && eos_id < tokenizer.vocab_size()) tokenizer.end_texts_with(eos_id);
+  return tokenizer;
+}
+
 std::optional<DatasetInfo> find_dataset_info(const fs::path& prefix) {
   const std::string name = prefix.string();
   for (const std::string suffix : {"_train", "_heldout"}) {
@@ -163,7 +171,10 @@ std::optional<DatasetInfo> find_dataset_info(const fs::path& prefix) {
     }
     const fs::path base = name.substr(0, name.size() - suffix.size());
     if (const auto sidecar = read_sidecar(output_path(base, ".json"))) {
-      return DatasetInfo{output_path(base, ".model"), sidecar->tokenizer_hash, sidecar->vocab_size};
+      return DatasetInfo{output_path(base, ".model"),
+                         sidecar->tokenizer_hash,
+                         sidecar->vocab_size,
+                         sidecar->eos_id};
     }
   }
   return std::nullopt;

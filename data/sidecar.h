@@ -26,7 +26,7 @@ struct Sidecar {
   };
 
   std::string tokenizer_hash;
-  int64_t vocab_size = 0;
+  int64_t vocab_size = 0, eos_id = -1;  // eos_id ends each document; -1: not recorded
   SplitCounts train;
   std::optional<SplitCounts> heldout;
   int64_t replaced_sequences = 0, literal_u2581 = 0, empty_documents = 0;

@@ -130,6 +130,11 @@ void Tokenizer::read_json(const std::string& name) {
   }
 }
 
+bool Tokenizer::has_reserved_ids() const {
+  return is_sentencepiece() && vocab_size() > kReservedIds && piece(1) == "<sink>" &&
+         piece(3) == "<sink1>";
+}
+
 void Tokenizer::find_cuts() {
   // Without all byte pieces, neighbouring unknown characters become one <unk> together, so even a
   // cut that no piece spans would show.

@@ -7,6 +7,7 @@
 #include <bitset>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -80,6 +81,9 @@ class Tokenizer {
   /// U+FFFD for bytes that are no UTF-8.
   std::string decode_text(std::span<const int32_t> ids) const;
 
+  /// What ends documents where the tokenizer itself leaves it open.
+  void end_texts_with(int64_t eos_id) { eos_id_ = eos_id; }
+
   /// Ids lie below; for a tokenizer.json there may be some that no piece has (type kUnused).
   int64_t vocab_size() const { return static_cast<int64_t>(model_.pieces.size()); }
   const std::string& piece(int64_t id) const { return model_.pieces.at(id).text; }
@@ -96,6 +100,8 @@ class Tokenizer {
   std::span<const int32_t> appended_ids() const { return appended_; }
 
   bool is_sentencepiece() const { return json_ == nullptr; }
+  /// Ids below kReservedIds are those that `prepare` reserves, which no text yields.
+  bool has_reserved_ids() const;
   /// Of a tokenizer.json: pieces as it spells them, scores 0; special added tokens are kControl,
   /// other ones kUserDefined.
   const SentencePieceModel& model() const { return model_; }
@@ -124,8 +130,18 @@ class Tokenizer {
 };
 
 /// The tokenizer of a model directory, nothing when it has none: tokenizer.json where there is one,
-/// as in other software, except for models of ours, whose tokenizer.model it only describes.
+/// as in other software, except for models of ours, whose tokenizer.model it only describes. Warns
+/// of added tokens that lie beside a tokenizer.model alone, which are not read.
 std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
+
+/// A token that other software cuts out of a text before the model's pieces are looked for.
+struct AddedPiece {
+  std::string text;
+  bool special = false;  // decodes to nothing
+};
+/// By id, what tokenizer.json, else tokenizer_config.json, else added_tokens.json adds. Throws
+/// std::runtime_error naming file and place for what is none of these.
+std::map<int64_t, AddedPiece> read_added_pieces(const std::filesystem::path& directory);
 
 /// XXH3-64 in hexadecimal: of a SentencePiece model's bytes; of a tokenizer.json without what does
 /// not change the ids of a text (post_processor, truncation, padding, sinks added to it, white space).

@@ -5,8 +5,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
+#include <optional>
 #include <unordered_map>
 
 #include "configs/files.h"
@@ -19,10 +20,6 @@ using Json = nlohmann::json;
 
 bool is_special(PieceType type) {
   return type == PieceType::kControl || type == PieceType::kUnknown;
-}
-
-std::string piece_or(const Tokenizer& tokenizer, int64_t id, const char* fallback) {
-  return id < 0 ? fallback : tokenizer.piece(id);
 }
 
 std::string unknown_piece(const Tokenizer& tokenizer) {
@@ -60,20 +57,23 @@ Json added_tokens(const Tokenizer& tokenizer) {
   return tokens;
 }
 
-/// For each piece in id order, which is merge rank: every split into two pieces, ordered by the ids
-/// of the halves.
-Json merges(const Tokenizer& tokenizer) {
+/// For each piece in the order of scores, which is merge rank: every split into two pieces, ordered
+/// by the ids of the halves. Nothing where two pieces have one score, as those that were appended
+/// to a trained model do: SentencePiece joins them from left to right, which no list of merges says.
+std::optional<Json> merges(const Tokenizer& tokenizer) {
   std::unordered_map<std::string_view, int64_t> ids;
+  std::vector<int64_t> by_score;
   for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
     if (tokenizer.type(id) == PieceType::kNormal) {
       ids.emplace(tokenizer.piece(id), id);
+      by_score.push_back(id);
     }
   }
+  const auto score = [&](int64_t id) { return tokenizer.score(id); };
+  std::ranges::stable_sort(by_score, std::greater(), score);
   Json result = Json::array();
-  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (tokenizer.type(id) != PieceType::kNormal) {
-      continue;
-    }
+  std::optional<float> last;
+  for (const int64_t id : by_score) {
     const std::string_view piece = tokenizer.piece(id);
     std::vector<std::pair<int64_t, int64_t>> halves;
     for (size_t cut = 1; cut < piece.size(); ++cut) {
@@ -82,6 +82,13 @@ Json merges(const Tokenizer& tokenizer) {
         halves.emplace_back(left->second, right->second);
       }
     }
+    if (halves.empty()) {
+      continue;
+    }
+    if (last == score(id)) {
+      return std::nullopt;
+    }
+    last = score(id);
     std::sort(halves.begin(), halves.end());
     for (const auto& [left, right] : halves) {
       result.push_back(tokenizer.piece(left) + " " + tokenizer.piece(right));
@@ -110,7 +117,18 @@ Json post_processor(const Tokenizer& tokenizer, std::span<const int64_t> prepend
           {"special_tokens", special_tokens}};
 }
 
-Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepended_ids) {
+/// Nothing for a SentencePiece model that a tokenizer.json cannot describe exactly.
+std::optional<Json> tokenizer_json(const Tokenizer& tokenizer,
+                                   std::span<const int64_t> prepended_ids) {
+  const SentencePieceModel& sentencepiece = tokenizer.model();
+  if (!sentencepiece.is_bpe || sentencepiece.has_character_map ||
+      sentencepiece.remove_extra_whitespaces) {
+    return std::nullopt;
+  }
+  std::optional<Json> ranked = merges(tokenizer);
+  if (!ranked) {
+    return std::nullopt;
+  }
   Json vocab = Json::object();
   for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
     vocab[tokenizer.piece(id)] = id;
@@ -137,8 +155,8 @@ Json tokenizer_json(const Tokenizer& tokenizer, std::span<const int64_t> prepend
                       {"byte_fallback", true},
                       {"ignore_merges", false},
                       {"vocab", vocab},
-                      {"merges", merges(tokenizer)}};
-  return {{"version", "1.0"},
+                      {"merges", *std::move(ranked)}};
+  return Json{{"version", "1.0"},
           {"truncation", nullptr},
           {"padding", nullptr},
           {"added_tokens", added_tokens(tokenizer)},
@@ -186,18 +204,17 @@ void write_tokenizer_files(const Tokenizer& tokenizer,
     return;
   }
   const SentencePieceModel& model = tokenizer.model();
-  const std::string bos =
-      piece_or(tokenizer, prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0], "<sink>");
-  const std::string eos = piece_or(tokenizer, tokenizer.eos_id(), "</s>");
+  const int64_t bos_id = prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0];
+  const std::string bos = bos_id < 0 ? "<sink>" : sink_name(tokenizer, bos_id);
+  const std::string eos = tokenizer.eos_id() < 0 ? "</s>" : tokenizer.piece(tokenizer.eos_id());
   const std::string unknown = unknown_piece(tokenizer);
   write_file(directory / "tokenizer.model", tokenizer.model_bytes());
-  if (model.is_bpe && !model.has_character_map && !model.remove_extra_whitespaces) {
-    write_file(directory / "tokenizer.json",
-               tokenizer_json(tokenizer, prepended_ids).dump(1) + "\n");
+  if (const std::optional<Json> described = tokenizer_json(tokenizer, prepended_ids)) {
+    write_file(directory / "tokenizer.json", described->dump(1) + "\n");
   } else {
     spdlog::warn(
-        "no tokenizer.json for this SentencePiece model (it is not BPE, or it rewrites text): "
-        "other software reads tokenizer.model");
+        "no tokenizer.json for this SentencePiece model (it is not BPE, it rewrites text, or "
+        "pieces share a score): other software reads tokenizer.model");
   }
   // This class takes tokenizer.json as it is. LlamaTokenizer would put a normalizer and a
   // post-processor of its own in its place (one sink at most), and in transformers 4 needs the

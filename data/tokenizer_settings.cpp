@@ -2,6 +2,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <iterator>
+#include <limits>
 #include <stdexcept>
 
 #include "configs/files.h"
@@ -35,7 +38,64 @@ bool is_ours(const fs::path& directory, const Tokenizer& sentencepiece) {
               .is_null();
 }
 
+constexpr int64_t kLargestId = std::numeric_limits<int32_t>::max();
+
+/// {"32000": {"content": "<pad>", "special": true}, ...}
+std::map<int64_t, AddedPiece> parse_decoder(const JsonPlace& decoder) {
+  std::map<int64_t, AddedPiece> pieces;
+  for (const auto& [id, token] : decoder.object()) {
+    const JsonPlace place = decoder.at(id);
+    pieces[std::strtoll(id.c_str(), nullptr, 10)] = {place.at("content").string(),
+                                                     place.find("special").boolean_or(false)};
+  }
+  return pieces;
+}
+
+void warn_of_added_pieces(const fs::path& directory, int64_t pieces) {
+  const auto added = read_added_pieces(directory);
+  const auto first = added.lower_bound(pieces);
+  if (first == added.end()) {
+    return;
+  }
+  spdlog::warn(
+      "{}: {} added tokens, the first \"{}\" with id {}, are not read beside a tokenizer.model: "
+      "texts that spell them are cut like others. Let transformers write a tokenizer.json, which "
+      "is read (AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))",
+      directory.string(),
+      std::distance(first, added.end()),
+      first->second.text,
+      first->first);
+}
+
 }  // namespace
+
+std::map<int64_t, AddedPiece> read_added_pieces(const fs::path& directory) {
+  std::map<int64_t, AddedPiece> pieces;
+  if (const fs::path path = directory / "tokenizer.json"; fs::exists(path)) {
+    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const JsonPlace added = JsonPlace(document, path.string()).find("added_tokens");
+    for (size_t i = 0; !added.is_null() && i < added.size(); ++i) {
+      pieces[added[i].at("id").integer(kLargestId)] = {added[i].at("content").string(),
+                                                       added[i].find("special").boolean_or(false)};
+    }
+    return pieces;
+  }
+  if (const fs::path path = directory / "tokenizer_config.json"; fs::exists(path)) {
+    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const JsonPlace decoder = JsonPlace(document, path.string()).find("added_tokens_decoder");
+    if (!decoder.is_null()) {
+      return parse_decoder(decoder);
+    }
+  }
+  if (const fs::path path = directory / "added_tokens.json"; fs::exists(path)) {
+    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const JsonPlace ids(document, path.string());
+    for (const auto& [text, id] : ids.object()) {
+      pieces[ids.at(text).integer(kLargestId)] = {text, false};
+    }
+  }
+  return pieces;
+}
 
 int64_t Tokenizer::id_of(const std::string& piece) const {
   const auto found = std::find_if(
@@ -73,7 +133,11 @@ std::optional<Tokenizer> open_tokenizer(const fs::path& directory) {
     return fs::exists(json) ? std::optional(Tokenizer::load(json)) : std::nullopt;
   }
   Tokenizer sentencepiece = Tokenizer::load(model);
-  if (!fs::exists(json) || is_ours(directory, sentencepiece)) {
+  if (!fs::exists(json)) {
+    warn_of_added_pieces(directory, sentencepiece.vocab_size());
+    return sentencepiece;
+  }
+  if (is_ours(directory, sentencepiece)) {
     return sentencepiece;
   }
   try {

@@ -72,28 +72,23 @@ std::vector<std::string> name_sinks(std::span<const int64_t> ids,
   return names;
 }
 
-Json special_token(const std::string& name) {
+Json added_token(const std::string& name, bool special) {
   return {{"content", name},
           {"single_word", false},
           {"lstrip", false},
           {"rstrip", false},
           {"normalized", false},
-          {"special", true}};
+          {"special", special}};
 }
 
 /// In transformers, a token that is not among the added ones would be text like any other.
-void add_tokens(Json& tokenizer,
-                std::span<const int64_t> ids,
-                const std::vector<std::string>& names) {
+void add_token(Json& tokenizer, int64_t id, const std::string& name, bool special) {
   Json& added = tokenizer["added_tokens"];
   if (!added.is_array()) added = Json::array();
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (std::ranges::any_of(added, [&](const Json& token) { return token["id"] == ids[i]; }))
-      continue;
-    Json token = {{"id", ids[i]}};
-    token.update(special_token(names[i]));
-    added.push_back(token);
-  }
+  if (std::ranges::any_of(added, [&](const Json& token) { return token["id"] == id; })) return;
+  Json token = {{"id", id}};
+  token.update(added_token(name, special));
+  added.push_back(token);
 }
 
 Json template_of(std::span<const int64_t> ids, const std::vector<std::string>& names) {
@@ -138,16 +133,23 @@ void copy_tokenizer_files(const fs::path& from, const fs::path& to) {
     if (fs::is_regular_file(from / name)) write_file(to / name, read_file(from / name));
 }
 
+int64_t next_piece_id(const fs::path& directory, const Tokenizer& tokenizer) {
+  const auto added = read_added_pieces(directory);
+  return std::max(tokenizer.vocab_size(), added.empty() ? 0 : added.rbegin()->first + 1);
+}
+
 void prepend_sinks(const fs::path& directory,
                    std::span<const int64_t> ids,
                    int64_t model_max_length) {
   const fs::path path = directory / "tokenizer.json", model = directory / "tokenizer.model";
+  const auto added_before = read_added_pieces(directory);
   if (!fs::exists(path) && fs::exists(model))
     write_tokenizer_files(Tokenizer::load(model), {}, model_max_length, directory);
   if (!fs::exists(path)) return;  // write_tokenizer_files has said why
   Json tokenizer = read_object(path);
+  for (const auto& [id, piece] : added_before) add_token(tokenizer, id, piece.text, piece.special);
   const std::vector<std::string> names = name_sinks(ids, pieces_of(tokenizer, path));
-  add_tokens(tokenizer, ids, names);
+  for (size_t i = 0; i < ids.size(); ++i) add_token(tokenizer, ids[i], names[i], true);
   tokenizer["post_processor"] = with_template(tokenizer["post_processor"], template_of(ids, names));
   write_file(path, tokenizer.dump(1) + "\n");
 
@@ -160,7 +162,7 @@ void prepend_sinks(const fs::path& directory,
   settings["model_max_length"] = model_max_length;
   if (settings.contains("added_tokens_decoder"))
     for (size_t i = 0; i < ids.size(); ++i)
-      settings["added_tokens_decoder"][std::to_string(ids[i])] = special_token(names[i]);
+      settings["added_tokens_decoder"][std::to_string(ids[i])] = added_token(names[i], true);
   write_file(directory / "tokenizer_config.json", settings.dump(1) + "\n");
 
   Json specials = read_object(directory / "special_tokens_map.json");

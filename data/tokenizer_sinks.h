@@ -9,12 +9,17 @@
 
 namespace basin {
 
+class Tokenizer;
+
 /// Whether a tokenizer's files can have this name.
 bool is_tokenizer_file(std::string_view name);
 
 /// The files that make up a tokenizer (tokenizer.model, tokenizer.json, tokenizer_config.json, a
 /// chat template, ...), those of them that `from` has. Durable.
 void copy_tokenizer_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// The id of the next token that is added to `tokenizer`, which `directory` holds.
+int64_t next_piece_id(const std::filesystem::path& directory, const Tokenizer& tokenizer);
 
 /// Rewrites tokenizer.json (made from tokenizer.model where there is none), tokenizer_config.json
 /// and special_tokens_map.json of `directory`. `ids` are pieces, or follow the last one, in order:

@@ -55,7 +55,8 @@ void write_tokenizer(const LoadedModel& model, const fs::path& directory) {
   const bool ours = fs::exists(model.directory / "tokenizer.model") && model.tokenizer &&
                     model.tokenizer->bos_id() == kFirstSink &&
                     model.tokenizer->piece(kFirstSink) == "<sink>";
-  if (ours && model.trained_tokens > 0)
+  const auto is_piece = [&](int64_t id) { return id < model.tokenizer->vocab_size(); };
+  if (ours && model.trained_tokens > 0 && std::ranges::all_of(sink.ids(), is_piece))
     return write_tokenizer_files(
         *model.tokenizer, sink.ids(), model.trained_tokens + sink.tokens(), directory);
   copy_tokenizer_files(model.directory, directory);

@@ -42,7 +42,7 @@ CheckpointSaver::CheckpointSaver(const SavedState& run,
       root_pid_(comm.broadcast(int64_t{getpid()})) {
   for (const DatasetConfig& dataset : run.config.data.train) {
     if (const auto info = find_dataset_info(dataset.path); info && !tokenizer_)
-      tokenizer_.emplace(Tokenizer::load(info->tokenizer_path));
+      tokenizer_.emplace(info->open_tokenizer());
   }
   if (const fs::path initial = initial_tokenizer_directory(run.config);
       !tokenizer_ && fs::exists(initial))

@@ -28,11 +28,6 @@ ModelConfig spelled_out(ModelConfig config) {
   return config;
 }
 
-bool is_ours(const Tokenizer& tokenizer) {
-  return tokenizer.vocab_size() > kReservedIds && tokenizer.piece(1) == "<sink>" &&
-         tokenizer.piece(3) == "<sink1>";
-}
-
 /// The sinks that `wanted` gives to a model that has none.
 SinkConfig new_sink(const std::string& init_from, int64_t rows, SinkConfig wanted) {
   if (!wanted.token_ids.empty()) return wanted;
@@ -42,6 +37,27 @@ SinkConfig new_sink(const std::string& init_from, int64_t rows, SinkConfig wante
   SinkConfig reserved = wanted;
   reserved.token_ids.clear();
   return reserved.ids() == wanted.token_ids ? reserved : wanted;
+}
+
+/// What reads a tokenizer gives ids to added tokens in order.
+void check_sink_rows(const std::string& init_from, const std::vector<int64_t>& ids) {
+  const fs::path directory = resolve_model_directory(init_from);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(directory);
+  if (!tokenizer) return;
+  const auto added = read_added_pieces(directory);
+  int64_t next = next_piece_id(directory, *tokenizer);
+  for (const int64_t id : ids) {
+    const bool is_piece = (id < tokenizer->vocab_size() && !tokenizer->piece(id).empty()) ||
+                          added.contains(id);
+    if (!is_piece && id != next)
+      throw std::invalid_argument(fmt::format(
+          "model.sink.token_ids: {} is no piece of the tokenizer in {}, nor the id that a token "
+          "added to it would get ({})",
+          id,
+          directory.string(),
+          next));
+    if (!is_piece) ++next;
+  }
 }
 
 std::string describe(const SinkRow& row) {
@@ -108,6 +124,7 @@ void settle_model(RunConfig& config, const InitialModel& initial) {
             from));
       expected.vocab_size = std::max(expected.vocab_size, id + 1);
     }
+    check_sink_rows(from, expected.sink.ids());
     if (model.vocab_size == initial.config.vocab_size) model.vocab_size = expected.vocab_size;
   }
   if (model.num_key_value_heads == 0) model.num_key_value_heads = expected.num_key_value_heads;
@@ -131,11 +148,11 @@ std::vector<SinkRow> choose_sink_rows(const fs::path& directory, int64_t rows, i
   const std::optional<Tokenizer> tokenizer = open_tokenizer(directory);
   int64_t pieces = rows;
   if (tokenizer) {
-    pieces = tokenizer->vocab_size();
+    pieces = next_piece_id(directory, *tokenizer);
     const int64_t bos = tokenizer->bos_id();
     if (bos >= 0 && bos < rows && bos != tokenizer->eos_id())
       chosen.push_back({bos, SinkRow::Kind::kBos, tokenizer->piece(bos)});
-    if (is_ours(*tokenizer))
+    if (tokenizer->has_reserved_ids())
       for (const int64_t id : {3, 4, 5})
         chosen.push_back({id, SinkRow::Kind::kReserved, tokenizer->piece(id)});
   }
@@ -199,6 +216,7 @@ void save_initial_tokenizer(const RunConfig& config) {
   const SinkConfig& sink = config.model.sink;
   if (sink.tokens() == 0 || read_model_config(from).sink.tokens() > 0) return;
   prepend_sinks(to, sink.ids(), config.data.sequence_length + sink.tokens());
+  open_tokenizer(to);  // or the checkpoints' could not be opened either
 }
 
 }  // namespace basin

@@ -54,6 +54,45 @@ TEST(TokenizerSinks, MakeTokenizerJsonWhereOnlyTheModelIs) {
   EXPECT_EQ(post.at("special_tokens").at("<sink1>").at("ids"), json::array({3}));
 }
 
+/// What ModelProto's parser reads as one piece more.
+std::string appended_piece(const std::string& text, float score) {
+  std::string piece = std::string("\x0A") + static_cast<char>(text.size()) + text + "\x15";
+  piece.append(reinterpret_cast<const char*>(&score), sizeof score);
+  return std::string("\x0A") + static_cast<char>(piece.size()) + piece;
+}
+
+TEST(TokenizerSinks, PiecesThatShareAScoreGetNoTokenizerJson) {
+  const std::string trained = read_file(kGolden / "sink-effect-none" / "tokenizer.model");
+  for (const float second : {0.5f, 0.25f}) {
+    const TemporaryFolder folder;
+    const Tokenizer tokenizer = Tokenizer::from_bytes(
+        trained + appended_piece("▁the▁the", 0.5f) + appended_piece("▁of▁of", second),
+        "extended.model");
+    write_tokenizer_files(tokenizer, {}, 128, folder / "");
+    EXPECT_EQ(fs::exists(folder / "tokenizer.json"), second != 0.5f);
+    if (second == 0.5f) continue;
+    const auto text = "of of the the of the";
+    EXPECT_EQ(Tokenizer::load(folder / "tokenizer.json").encode(text), tokenizer.encode(text));
+  }
+}
+
+TEST(TokenizerSinks, TokensAddedBesideATokenizerModelKeepTheirIds) {
+  const TemporaryFolder folder;
+  const fs::path directory = folder / "";
+  write_file(directory / "tokenizer.model",
+             read_file(kGolden / "sink-effect-none" / "tokenizer.model"));
+  const int64_t pieces = Tokenizer::load(directory / "tokenizer.model").vocab_size();
+  folder.write("added_tokens.json",
+               json({{"<|im_start|>", pieces + 1}, {"<|im_end|>", pieces}}).dump());
+  EXPECT_EQ(read_added_pieces(directory).at(pieces).text, "<|im_end|>");
+  EXPECT_EQ(next_piece_id(directory, *open_tokenizer(directory)), pieces + 2);
+  prepend_sinks(directory, std::vector<int64_t>{pieces + 2}, 129);
+  const Tokenizer written = Tokenizer::load(directory / "tokenizer.json");
+  EXPECT_EQ(written.piece(pieces + 1), "<|im_start|>");
+  EXPECT_EQ(written.piece(pieces + 2), "<sink4>");  // after the four that it has
+  EXPECT_THAT(written.prepended_ids(), testing::ElementsAre(pieces + 2));
+}
+
 TEST(TokenizerSinks, NewRowsBecomeSpecialTokensAndByteLevelStepsStay) {
   const TemporaryFolder folder;
   const fs::path directory = folder / "";

@@ -1,6 +1,6 @@
 // train.init_from takes a directory that transformers wrote, and transformers takes what comes out.
 #include <fmt/format.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include "tests/data/data_fixture.h"
 #include "tests/train/program_runs.h"
@@ -78,6 +78,12 @@ TEST_F(InitFromClientTest, ATokenizerJsonGoesAlongAndPutsTheSinkInFront) {
   const auto config = nlohmann::json::parse(read_file(root_ / "run/final/config.json"));
   EXPECT_EQ(config.at("vocab_size"), kRows);
   EXPECT_EQ(config.at("bos_token_id"), kPieces);
+  EXPECT_EQ(config.at("eos_token_id"), 0) << "<|end|>, as tokenizer_config.json says";
+  EXPECT_EQ(basin(fmt::format("train {0}/run.yaml --set run.dir={0}/hole "
+                              "--set 'model.sink.token_ids=[390]'",
+                              root)),
+            2);
+  EXPECT_THAT(error_text(), testing::HasSubstr("390 is no piece of the tokenizer in"));
 
   EXPECT_EQ(python(fmt::format("encode {0}/run/final {0}/text.txt {1}", root, kPieces)), 0)
       << error_text();

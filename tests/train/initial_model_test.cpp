@@ -250,6 +250,49 @@ TEST_F(InitFromGoldenTest, WithoutASinkTheFilesAreTheSame) {
     EXPECT_EQ(read_file(root_ / "run" / "final" / file), read_file(kGolden / file)) << file;
 }
 
+/// Letters are its first pieces, and what ends a text is known from tokenizer_config.json only.
+void write_tokenizer_of_letters(const fs::path& directory) {
+  nlohmann::json vocabulary = {{"Ġ", 26}, {"Ċ", 27}};
+  for (int i = 0; i < 26; ++i) vocabulary[std::string(1, static_cast<char>('a' + i))] = i;
+  const nlohmann::json end = {
+      {"id", 28}, {"content", "<over>"}, {"special", true}, {"normalized", false}};
+  fs::create_directories(directory);
+  write_file(directory / "tokenizer.json",
+             nlohmann::json{{"added_tokens", {end}},
+                            {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+                            {"decoder", {{"type", "ByteLevel"}}},
+                            {"model",
+                             {{"type", "BPE"},
+                              {"vocab", vocabulary},
+                              {"merges", nlohmann::json::array()}}}}
+                 .dump());
+  write_file(directory / "tokenizer_config.json", R"({"eos_token": "<over>"})");
+}
+
+TEST_F(InitFromGoldenTest, AForeignTokenizersPiecesAreNoSinksUnlessTheTextDoesWithoutThem) {
+  write_tokenizer_of_letters(root_ / "letters");
+  prepare_with(root_ / "letters");
+  const fs::path file = root_ / "fresh.yaml";
+  const auto begin = [&](const std::string& sink) {
+    write_file(file,
+               fmt::format("run: {{dir: {0}/run}}\n"
+                           "model: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: "
+                           "2, intermediate_size: 64, sink: {1}}}\n"
+                           "data: {{train: {0}/corpus_train, sequence_length: 32}}\n"
+                           "train: {{steps: 1, global_batch: 2, device: cpu}}\n",
+                           root_.string(),
+                           sink));
+    RunConfig config = read_run_config(file, {});
+    match_model_to_data(config);
+    return config;
+  };
+  EXPECT_THAT(message_of<std::invalid_argument>([&] { begin("{kind: token}"); }),
+              HasSubstr("the sink token id 1 occurs in"));
+  Trainer(begin("{kind: none}"), *comm_, at::kCPU).run();
+  EXPECT_EQ(saved("config.json").at("eos_token_id"), 28);
+  EXPECT_EQ(saved("tokenizer_config.json").at("eos_token"), "<over>");
+}
+
 TEST_F(InitFromGoldenTest, DataOfAnotherTokenizerIsRefused) {
   prepare_with({});
   try {

@@ -160,6 +160,24 @@ TEST_F(GgufExportTest, RowsBeyondTheTokenizerAreUnusedPieces) {
   EXPECT_EQ(std::get<bool>(key(file, "tokenizer.ggml.add_bos_token")), false);
 }
 
+TEST_F(GgufExportTest, TokensAddedToTheTokenizerKeepTheirNames) {
+  const fs::path directory = make_model(config_of(ModelType::kLlama, SinkKind::kNone));
+  write_file(directory / "added_tokens.json", R"({"<|im_start|>": 1025})");
+  const auto types_and_tokens = [&] {
+    const GgufFile file = to_gguf(open_model(directory, "float32"), GgufType::kF32, "name");
+    const auto& tokens = std::get<std::vector<std::string>>(key(file, "tokenizer.ggml.tokens"));
+    const auto& types = std::get<std::vector<int32_t>>(key(file, "tokenizer.ggml.token_type"));
+    return std::pair(tokens[1024] + " " + tokens[1025], std::pair(types[1024], types[1025]));
+  };
+  EXPECT_EQ(types_and_tokens(), std::pair(std::string("[PAD1024] <|im_start|>"), std::pair(5, 4)));
+  write_file(directory / "tokenizer_config.json",  // counts more
+             R"({"added_tokens_decoder": {"1024": {"content": "<|end|>", "special": true}}})");
+  EXPECT_EQ(types_and_tokens(), std::pair(std::string("<|end|> [PAD1025]"), std::pair(3, 5)));
+  write_file(directory / "tokenizer_config.json",
+             R"({"added_tokens_decoder": {"1000": {"content": "<|end|>"}}})");
+  EXPECT_THAT(refusal(directory), HasSubstr("and, added, \"<|end|>\""));
+}
+
 TEST_F(GgufExportTest, TheSinkIsBosWhateverItsId) {
   ModelConfig config = config_of(ModelType::kLlama, SinkKind::kToken);
   config.sink.count = 2;
@@ -201,9 +219,9 @@ TEST_F(GgufExportTest, RefusesWhatTheFormatHasNoCounterpartFor) {
   EXPECT_FALSE(fs::exists(root() / "out.gguf"));
 }
 
-TEST_F(GgufExportTest, RefusesModelsWithoutASentencePieceTokenizer) {
+TEST_F(GgufExportTest, RefusesModelsWithoutATokenizer) {
   EXPECT_THAT(refusal(make_model(config_of(ModelType::kLlama, SinkKind::kNone), false)),
-              HasSubstr("only SentencePiece tokenizers"));
+              HasSubstr("a GGUF file carries its tokenizer, and there is none"));
 }
 
 TEST_F(GgufExportTest, ReplacesAFileOnlyWhenAsked) {

@@ -59,7 +59,8 @@ Json added_tokens(const Tokenizer& tokenizer) {
 
 /// For each piece in the order of scores, which is merge rank: every split into two pieces, ordered
 /// by the ids of the halves. Nothing where two pieces have one score, as those that were appended
-/// to a trained model do: SentencePiece joins them from left to right, which no list of merges says.
+/// to a trained model do: SentencePiece joins them from left to right, which no list of merges
+/// says.
 std::optional<Json> merges(const Tokenizer& tokenizer) {
   std::unordered_map<std::string_view, int64_t> ids;
   std::vector<int64_t> by_score;
@@ -139,8 +140,7 @@ std::optional<Json> tokenizer_json(const Tokenizer& tokenizer,
   // Spaces become marks in the normalizer, not in a Metaspace pre-tokenizer: releases of tokenizers
   // before 0.19 cannot read one that does not split, and none puts its prefix in front of a text
   // that begins with a space, as SentencePiece's dummy prefix does.
-  Json normalizer = {
-      {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};
+  Json normalizer = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};
   if (tokenizer.model().add_dummy_prefix) {
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
     normalizer = {{"type", "Sequence"},
@@ -157,14 +157,14 @@ std::optional<Json> tokenizer_json(const Tokenizer& tokenizer,
                       {"vocab", vocab},
                       {"merges", *std::move(ranked)}};
   return Json{{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", added_tokens(tokenizer)},
-          {"normalizer", normalizer},
-          {"pre_tokenizer", nullptr},
-          {"post_processor", post_processor(tokenizer, prepended_ids)},
-          {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
-          {"model", model}};
+              {"truncation", nullptr},
+              {"padding", nullptr},
+              {"added_tokens", added_tokens(tokenizer)},
+              {"normalizer", normalizer},
+              {"pre_tokenizer", nullptr},
+              {"post_processor", post_processor(tokenizer, prepended_ids)},
+              {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
+              {"model", model}};
 }
 
 /// A tokenizer.json as it came, except for what it puts around a text.
@@ -181,7 +181,7 @@ void write_tokenizer_json(const Tokenizer& tokenizer,
       specials[key] = tokenizer.piece(id);
     }
   };
-  name("bos_token", prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0]);
+  name("bos_token", prepended_ids.empty() ? -1 : prepended_ids[0]);
   name("eos_token", tokenizer.eos_id());
   write_file(directory / "special_tokens_map.json", specials.dump(1) + "\n");
   Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
@@ -204,8 +204,8 @@ void write_tokenizer_files(const Tokenizer& tokenizer,
     return;
   }
   const SentencePieceModel& model = tokenizer.model();
-  const int64_t bos_id = prepended_ids.empty() ? tokenizer.bos_id() : prepended_ids[0];
-  const std::string bos = bos_id < 0 ? "<sink>" : sink_name(tokenizer, bos_id);
+  // Readers may put a BOS that has a name in front of what has no beginning of its own.
+  const Json bos = prepended_ids.empty() ? Json() : Json(sink_name(tokenizer, prepended_ids[0]));
   const std::string eos = tokenizer.eos_id() < 0 ? "</s>" : tokenizer.piece(tokenizer.eos_id());
   const std::string unknown = unknown_piece(tokenizer);
   write_file(directory / "tokenizer.model", tokenizer.model_bytes());
@@ -219,21 +219,23 @@ void write_tokenizer_files(const Tokenizer& tokenizer,
   // This class takes tokenizer.json as it is. LlamaTokenizer would put a normalizer and a
   // post-processor of its own in its place (one sink at most), and in transformers 4 needs the
   // protobuf package to do so.
-  const Json config = {
-      {"tokenizer_class", "PreTrainedTokenizerFast"},
-      {"model_input_names", {"input_ids", "attention_mask"}},
-      {"bos_token", bos},
-      {"eos_token", eos},
-      {"unk_token", unknown},
-      {"pad_token", nullptr},
-      {"add_bos_token", !prepended_ids.empty()},
-      {"add_eos_token", false},
-      {"add_prefix_space", model.add_dummy_prefix},
-      {"legacy", false},
-      {"clean_up_tokenization_spaces", false},
-      {"model_max_length", model_max_length}};
+  const Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                       {"model_input_names", {"input_ids", "attention_mask"}},
+                       {"bos_token", bos},
+                       {"eos_token", eos},
+                       {"unk_token", unknown},
+                       {"pad_token", nullptr},
+                       {"add_bos_token", !prepended_ids.empty()},
+                       {"add_eos_token", false},
+                       {"add_prefix_space", model.add_dummy_prefix},
+                       {"legacy", false},
+                       {"clean_up_tokenization_spaces", false},
+                       {"model_max_length", model_max_length}};
   write_file(directory / "tokenizer_config.json", config.dump(1) + "\n");
-  const Json specials = {{"bos_token", bos}, {"eos_token", eos}, {"unk_token", unknown}};
+  Json specials = {{"eos_token", eos}, {"unk_token", unknown}};
+  if (!bos.is_null()) {
+    specials["bos_token"] = bos;
+  }
   write_file(directory / "special_tokens_map.json", specials.dump(1) + "\n");
 }
 

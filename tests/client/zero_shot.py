@@ -28,6 +28,7 @@ metric_list:
   - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
   - {{metric: acc_bytes, aggregation: mean, higher_is_better: true}}
 """
+BARE = PIQA.replace("Question: {{{{goal}}}}\\nAnswer:", "{{{{context}}}}").replace("target: label", "target: answer").replace("[sol1, sol2]", "choices") + "target_delimiter: \"\"\n"
 LAMBADA = """task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: "{file}"}}}}
@@ -67,6 +68,12 @@ def piqa_docs():
             goal = f"What have {who.lower()} {where} done" + ("?" if j else " ?\n")
             sols = [DID[(i + j) % 5] + TAILS[j], DID[(2 * i + j + 1) % 5] + (" — très bien, déjà vu." if i % 2 else TAILS[i])]
             yield {"goal": goal, "sol1": sols[0], "sol2": sols[1], "label": (i * j) % 2}
+
+
+def bare_docs():
+    """Nothing in front of the choices: a vanilla model gets what ends a text there, a sink model its sink."""
+    for i, who in enumerate(WHO):
+        yield {"context": "", "choices": [f" {who}", f" {DID[i]}", f" {WHERE[i]}"], "answer": i % 3}
 
 
 def write(folder, name, docs, yaml):
@@ -121,7 +128,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         os.environ |= {"HF_HOME": f"{name}/hf", "HF_DATASETS_CACHE": f"{name}/datasets"}
-        files = [write(folder, "piqa_style", piqa_docs(), PIQA), write(folder, "lambada_style", lambada_docs(), LAMBADA)]
+        files = [write(folder, "piqa_style", piqa_docs(), PIQA), write(folder, "lambada_style", lambada_docs(), LAMBADA),
+                 write(folder, "bare_style", bare_docs(), BARE)]
         long = write(folder, "too_long", long_docs(), LAMBADA)
         vanilla = compare(sys.argv[1], golden / "sink-effect-none", [*files, long], folder)
         sink = compare(sys.argv[1], golden / "sink-effect-sink", files, folder)

@@ -342,6 +342,7 @@ TEST_F(TokenizerFiles, ASinkModelPrependsItsSinksInEveryDialect) {
 TEST_F(TokenizerFiles, AVanillaModelSaysTheOppositeEverywhere) {
   EXPECT_TRUE(written({}, "tokenizer.json")["post_processor"].is_null());
   EXPECT_EQ(written({}, "tokenizer_config.json")["add_bos_token"], false);
+  EXPECT_TRUE(written({}, "tokenizer_config.json")["bos_token"].is_null());
   EXPECT_EQ(written({}, "special_tokens_map.json")["eos_token"], "</s>");
 }
 

@@ -34,7 +34,7 @@ Mode parse_mode(std::string_view name) {
   return static_cast<Mode>(found - std::begin(names));
 }
 
-void EvaluateConfig::validate(int64_t model_sinks) const {
+void EvaluateConfig::validate(const ModelConfig& model) const {
   if (modes.empty())
     throw std::invalid_argument(
         "--mode is empty: give at least one of dense, window, recompute, stream");
@@ -42,7 +42,8 @@ void EvaluateConfig::validate(int64_t model_sinks) const {
     return std::find(modes.begin(), modes.end(), mode) != modes.end();
   };
   if (limit < 0) throw std::invalid_argument(fmt::format("--limit {} cannot be negative", limit));
-  if (wants(Mode::kStream) || wants(Mode::kWindow)) split_cache(cache, 0);
+  const bool caches = wants(Mode::kStream) || wants(Mode::kWindow);
+  if (caches) split_cache(cache, 0);
   if (wants(Mode::kStream)) {
     if (sinks.empty())
       throw std::invalid_argument(
@@ -52,7 +53,8 @@ void EvaluateConfig::validate(int64_t model_sinks) const {
       if (std::find(sinks.begin(), s, *s) != s)
         throw std::invalid_argument(fmt::format("--sinks names {} twice", *s));
   }
-  if (wants(Mode::kRecompute)) split_cache(cache, model_sinks);
+  if (wants(Mode::kRecompute)) split_cache(cache, model.sink.tokens());
+  if (caches || wants(Mode::kRecompute)) model.require_window(cache + 1);
 }
 
 }  // namespace basin

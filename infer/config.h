@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "configs/fields.h"
+#include "model/config.h"
 
 namespace basin {
 
@@ -40,9 +41,8 @@ struct EvaluateConfig {
   int64_t trained_tokens =
       0;  // T, what the model was trained to see; 0: unknown. Only for warnings
 
-  /// Throws std::invalid_argument for what cannot be scored by a model with `model_sinks` sink
-  /// tokens.
-  void validate(int64_t model_sinks) const;
+  /// Throws std::invalid_argument for what `model` cannot score, whatever the documents are.
+  void validate(const ModelConfig& model) const;
 };
 
 }  // namespace basin

@@ -212,10 +212,13 @@ void compare_to_four_sinks(std::span<EvaluationRow> rows, std::span<const int64_
 Evaluation evaluate(const LoadedModel& model,
                     std::span<const TokenDocument> documents,
                     const EvaluateConfig& config) {
-  const int64_t model_sinks = model.model->config().sink.tokens();
-  config.validate(model_sinks);
+  const ModelConfig& model_config = model.model->config();
+  config.validate(model_config);
+  for (const TokenDocument& d : documents)
+    if (std::ranges::find(config.modes, Mode::kDense) != config.modes.end())
+      model_config.require_window(model_config.sink.tokens() + d.tokens.numel() - 1);
   warn_beyond_training(config, documents);
-  const std::vector<Plan> plans = plan_rows(config, model_sinks);
+  const std::vector<Plan> plans = plan_rows(config, model_config.sink.tokens());
   const std::vector<int64_t> bytes = scored_bytes(model, documents);
   Evaluation result;
   result.documents = summarize(documents, bytes);

@@ -66,7 +66,7 @@ void run(const Arguments& arguments) {
   const LoadedModel model = arguments.model.open();
   config.trained_tokens = model.trained_tokens;
   config.cache = arguments.cache ? *arguments.cache : model.default_cache();
-  config.validate(model.model->config().sink.tokens());
+  config.validate(model.model->config());
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
   const std::filesystem::path saved_in = eval_directory(arguments.model.path);
   if (arguments.save) make_writable_directory(saved_in);

@@ -39,7 +39,7 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
               shape.sinks,
               " + ",
               shape.recent);
-  model.config().require_window(shape.entries());
+  model.config().require_window(shape.entries() + 1);
   const c10::InferenceMode ordinary(
       false);  // buffers that may be written in and outside of inference mode
   const ops::HeadShape heads = model.head_shape();

@@ -24,8 +24,8 @@ int64_t chunk_tokens(at::Device device);
 class KvCache {
  public:
   /// `model` must outlive the cache, whose dtype and device are the model's. R >= 1. Throws
-  /// std::invalid_argument when the model's own sliding window is smaller. `origin` is
-  /// added to every true position before the rotation: results do not depend on it (up to
+  /// std::invalid_argument when a full cache and a query are more than the model's own sliding
+  /// window. `origin` is added to every true position before the rotation: results do not depend on it (up to
   /// rounding), which is what lets a test stand beyond position 2^22 at once.
   KvCache(const Transformer& model, const CacheShape& shape, int64_t origin = 0);
 

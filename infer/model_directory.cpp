@@ -92,9 +92,12 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Devic
   if (const int64_t positions = read_max_positions(loaded.directory); positions > 0)
     loaded.trained_tokens = positions - loaded.model->config().sink.tokens();
   if (const int64_t window = loaded.model->config().sliding_window; window > 0) {
-    spdlog::info("the model attends to {} positions at most: caches can be as large, no larger",
-                 window);
-    if (loaded.trained_tokens > 0) loaded.trained_tokens = std::min(loaded.trained_tokens, window);
+    spdlog::info("the model attends to {} positions at most: caches can have {} entries, no more",
+                 window,
+                 window - 1);
+    if (loaded.trained_tokens > 0)
+      loaded.trained_tokens =
+          std::min(loaded.trained_tokens, window - loaded.model->config().sink.tokens());
   }
   loaded.tokenizer = open_tokenizer(loaded.directory);
   loaded.eos_ids = find_eos_ids(loaded);

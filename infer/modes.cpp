@@ -83,11 +83,10 @@ at::Tensor score_stream(const Transformer& model,
   return nll;
 }
 
+// The last query, too, sees what the cache holds and itself.
 at::Tensor score_dense(const Transformer& model, const at::Tensor& tokens, Progress* progress) {
-  return score_stream(model,
-                      {0, std::max<int64_t>(1, model.config().sink.tokens() + tokens.size(0) - 1)},
-                      tokens,
-                      progress);
+  const int64_t inputs = model.config().sink.tokens() + tokens.size(0) - 1;
+  return score_stream(model, {0, std::max<int64_t>(1, inputs - 1)}, tokens, progress);
 }
 
 at::Tensor score_recompute(const Transformer& model,

@@ -175,10 +175,11 @@ void ModelConfig::require_window(int64_t positions) const {
   if (sliding_window > 0 && positions > sliding_window)
     throw std::invalid_argument(
         fmt::format("this model attends to {} positions at most (its sliding_window), {} are asked "
-                    "for: take a cache, or texts, of {} or fewer",
+                    "for: take a cache of {} entries or fewer (a token attends to itself, too), or "
+                    "shorter texts",
                     sliding_window,
                     positions,
-                    sliding_window));
+                    sliding_window - 1));
 }
 
 std::vector<std::string> ModelConfig::problems() const {

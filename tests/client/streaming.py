@@ -1,10 +1,11 @@
 """Streaming of every layout of models.py, and of a trained model with a sink token: loss per token of `basin evaluate --mode stream`, and of Basin's
 decoders token by token, against the literal implementation in reference.py (1e-4). That one is first checked to be transformers' forward pass
-where nothing is evicted.
+where nothing is evicted. With nothing kept, streaming is a Mistral's own sliding window, which transformers compute by themselves.
   streaming.py [--build DIR] [--only LAYOUT,...] [--tokens N] [--cache C,...]"""
 
 import functools
 import itertools
+import json
 import pathlib
 import sys
 
@@ -17,7 +18,7 @@ from families import close
 
 SINKS = (0, 1, 4)
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden/sink-effect-sink"
-TRAINED = "trained-sink"
+TRAINED, WINDOW = "trained-sink", "mistral-window"
 WIRING, STEPS = 96, 300   # tokens of the check of the reference, and of the decoders
 
 
@@ -48,14 +49,30 @@ def check(source, sink, tokens, caches, basin, scratch):
     return worst
 
 
+@torch.no_grad()
+def check_window(basin, tokens, window, scratch):
+    """A cache of `window` - 1 entries and the query are what the model's own window lets a token see."""
+    source = scratch / "model"
+    models.write(models.LAYOUTS["mistral"][""], source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"sliding_window": window}))
+    ids = torch.randint(6, models.VOCABULARY, (tokens,), generator=torch.Generator().manual_seed(7))
+    found = basin.evaluate(source, write_dataset(ids.tolist(), scratch / "tokens"), scratch, "--mode", "window", "--cache", window - 1)
+    expected = -models.load(source)(ids.unsqueeze(0), use_cache=False).logits[0].log_softmax(-1)
+    return close(found[0], expected[:-1].gather(1, ids[1:].unsqueeze(1)).squeeze(1), f"nll with a sliding window of {window}")
+
+
 def main():
-    parser = arguments_of(__doc__, [*models.LAYOUTS, TRAINED])
+    parser = arguments_of(__doc__, [*models.LAYOUTS, TRAINED, WINDOW])
     parser.add_argument("--tokens", type=int, default=500, help="length of the stream")
     parser.add_argument("--cache", type=lambda sizes: [int(C) for C in sizes.split(",")], default=[32, 128], help="entries of the caches, separated by commas")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     def run(layout, scratch):
+        if layout == WINDOW:
+            worst = max(check_window(arguments.basin, arguments.tokens, C + 1, scratch / str(C)) for C in arguments.cache)
+            return f"{arguments.tokens} tokens, C {arguments.cache}: nll within {worst:.1e}"
         source, sink = GOLDEN, [1]
         if layout != TRAINED:
             source, sink = scratch / "model", []

@@ -152,17 +152,52 @@ TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
 }
 
 TEST_F(Evaluate, RefusesImpossibleCaches) {
-  EXPECT_THROW(config_of({Mode::kStream}, {0}, 0).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kStream}, {16}).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kStream}, {17}).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kStream}, {1, 1}).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kStream}, {}).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kRecompute}, {0}, 2).validate(2), std::invalid_argument);
-  EXPECT_THROW(config_of({}, {0}).validate(0), std::invalid_argument);
-  EXPECT_THROW(config_of({Mode::kStream}, {0}, 16, -1).validate(0), std::invalid_argument);
-  EXPECT_NO_THROW(config_of({Mode::kDense}, {}, 0).validate(0));
+  EXPECT_THROW(config_of({Mode::kStream}, {0}, 0).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {16}).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {17}).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {1, 1}).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {}).validate({}), std::invalid_argument);
+  ModelConfig two_sinks;
+  two_sinks.sink.count = 2;
+  EXPECT_THROW(config_of({Mode::kRecompute}, {0}, 2).validate(two_sinks), std::invalid_argument);
+  EXPECT_THROW(config_of({}, {0}).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {0}, 16, -1).validate({}), std::invalid_argument);
+  EXPECT_NO_THROW(config_of({Mode::kDense}, {}, 0).validate({}));
   EXPECT_THROW(parse_mode("dens"), std::invalid_argument);
   EXPECT_EQ(parse_mode("recompute"), Mode::kRecompute);
+}
+
+// Before anything is scored, and by each mode as by the others: a row of 16 entries and the query.
+TEST_F(Evaluate, RefusesMoreThanTheSlidingWindow) {
+  LoadedModel model = tiny_model(SinkKind::kNone);
+  ModelConfig config = variant_base(ModelType::kMistral, 2);
+  config.sliding_window = 17;
+  for (const Mode mode : {Mode::kStream, Mode::kWindow, Mode::kRecompute}) {
+    EXPECT_NO_THROW(config_of({mode}, {1}, 16).validate(config)) << enum_name(mode);
+    EXPECT_THROW(config_of({mode}, {1}, 17).validate(config), std::invalid_argument)
+        << enum_name(mode);
+  }
+  EXPECT_NO_THROW(config_of({Mode::kDense}, {}, 17).validate(config));
+
+  model.model = std::make_unique<Transformer>(random_model(config, at::kFloat));
+  model.model->flat().fill_(std::nan(""));  // what is scored throws something else
+  const std::vector<TokenDocument> fits = {{"a", random_tokens(config, 18)}},
+                                   too_long = {fits[0], {"b", random_tokens(config, 19)}};
+  EXPECT_THROW(evaluate(model, fits, config_of({Mode::kDense}, {})), std::runtime_error);
+  EXPECT_THROW(evaluate(model, too_long, config_of({Mode::kStream, Mode::kDense}, {1})),
+               std::invalid_argument);
+}
+
+// The default cache is one that the window takes, the model's own sinks included.
+TEST_F(Evaluate, DefaultCacheFitsTheSlidingWindow) {
+  ModelConfig config = variant_base(ModelType::kMistral, 2);
+  config.sliding_window = 16;
+  config.sink = {SinkKind::kToken, 2, {}};
+  save_model(random_model(config, at::kFloat), 64, folder_);
+  const LoadedModel model = open_model(folder_, "float32");
+  EXPECT_EQ(model.trained_tokens, 14);
+  EXPECT_NO_THROW(config_of({Mode::kStream, Mode::kRecompute}, {2}, model.default_cache())
+                      .validate(model.model->config()));
 }
 
 TEST_F(Evaluate, ModelThatIsNotANumberIsNotScored) {

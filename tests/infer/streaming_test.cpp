@@ -308,8 +308,8 @@ TEST(Streaming, NothingExceedsTheSlidingWindow) {
   config.sliding_window = 32;
   const Transformer model = random_model(config, at::kFloat);
   const at::Tensor tokens = random_tokens(config, 40);
-  EXPECT_EQ(score_stream(model, {4, 28}, tokens).numel(), 39);
-  EXPECT_THROW(score_stream(model, {4, 29}, tokens), std::invalid_argument);
+  EXPECT_EQ(score_stream(model, {4, 27}, tokens).numel(), 39);  // and the query
+  EXPECT_THROW(score_stream(model, {4, 28}, tokens), std::invalid_argument);
   EXPECT_EQ(score_dense(model, tokens.narrow(0, 0, 33)).numel(), 32);
   EXPECT_THROW(score_dense(model, tokens.narrow(0, 0, 34)), std::invalid_argument);
   const at::Tensor last = at::tensor({39}, at::kLong);

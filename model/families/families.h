@@ -88,7 +88,8 @@ void require_activation(const ConfigJson& json,
                         const std::string& expected);
 
 /// The share of a head that rotates, the base and the scaling, from `rope_scaling` and
-/// `rope_parameters` as transformers 5 combines them, else the older keys.
+/// `rope_parameters` as transformers 5 combines them, else the older keys: the share is gpt_neox's
+/// rotary_pct, which has no other, and everyone else's partial_rotary_factor.
 void read_rope(const ConfigJson& json,
                const std::string& theta_key,
                double default_factor,

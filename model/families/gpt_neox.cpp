@@ -25,14 +25,12 @@ void read_config(const ConfigJson& json, ModelConfig& config) {
   config.attention_bias = json.boolean("attention_bias", true);
   config.use_parallel_residual = json.boolean("use_parallel_residual", true);
   config.norm_eps = json.number("layer_norm_eps", 1e-5);
-  const double factor = json.number("rotary_pct", json.number("partial_rotary_factor", 0.25));
-  read_rope(json, json.has("rotary_emb_base") ? "rotary_emb_base" : "rope_theta", factor, config);
+  read_rope(json, json.has("rotary_emb_base") ? "rotary_emb_base" : "rope_theta", 0.25, config);
 }
 
 void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
   json["hidden_act"] = "gelu";
   json["layer_norm_eps"] = config.norm_eps;
-  json["rotary_pct"] = config.partial_rotary_factor;
   write_rope("rotary_emb_base", config, json);
   json["attention_bias"] = config.attention_bias;
   json["use_parallel_residual"] = config.use_parallel_residual;

@@ -43,6 +43,10 @@ RopeScaling read_scaling(const ConfigJson& json, const std::string& key, const C
   return scaling;
 }
 
+const char* share_key(const ModelConfig& config) {
+  return config.model_type == ModelType::kGptNeox ? "rotary_pct" : "partial_rotary_factor";
+}
+
 }  // namespace
 
 void read_rope(const ConfigJson& json,
@@ -56,7 +60,7 @@ void read_rope(const ConfigJson& json,
   config.rope_scaling = read_scaling(json, key, rope);
   config.rope_theta = rope.number("rope_theta", json.number(theta_key, 10000.0));
   config.partial_rotary_factor =
-      rope.number("partial_rotary_factor", json.number("partial_rotary_factor", default_factor));
+      rope.number("partial_rotary_factor", json.number(share_key(config), default_factor));
 }
 
 void write_rope(const std::string& theta_key,
@@ -70,12 +74,14 @@ void write_rope(const std::string& theta_key,
     stretch["high_freq_factor"] = scaling.high_freq_factor;
     stretch["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
   }
+  const bool partial =
+      config.partial_rotary_factor != 1.0 || config.model_type == ModelType::kGptNeox;
+  if (partial) json[share_key(config)] = config.partial_rotary_factor;
   json[theta_key] = config.rope_theta;
   json["rope_scaling"] = nullptr;
   if (scaling.rope_type != RopeType::kDefault) json["rope_scaling"] = stretch;
   stretch["rope_theta"] = config.rope_theta;
-  if (config.partial_rotary_factor != 1.0 || config.model_type == ModelType::kGptNeox)
-    stretch["partial_rotary_factor"] = config.partial_rotary_factor;
+  if (partial) stretch["partial_rotary_factor"] = config.partial_rotary_factor;
   json["rope_parameters"] = stretch;
 }
 

@@ -196,6 +196,10 @@ TEST_F(Checkpoint, ConfigSpeaksBothDialects) {
   patch_config({{"rope_parameters", nullptr}, {"num_attention_heads", 3}});
   EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.25)
       << "Hugging Face's default for gpt_neox";
+  patch_config({{"partial_rotary_factor", 0.75}});
+  EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.25) << "no key of gpt_neox";
+  patch_config({{"rotary_pct", 0.5}});
+  EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.5);
   EXPECT_EQ(read_model_config(path_).rope_theta, 10000);
 }
 

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <fstream>
 #include <stdexcept>
 #include <string_view>
 
@@ -39,21 +40,36 @@ void warn_of_sinks(const SinkConfig& sink) {
         sink.ids().front());
 }
 
-void check_target(const GgufExport& options) {
-  if (!fs::exists(options.out)) return;
-  if (!fs::is_regular_file(options.out))
-    throw std::invalid_argument(fmt::format("{} is no file", options.out.string()));
-  if (!options.force)
-    throw std::invalid_argument(
-        fmt::format("{} is there already: name another file, or replace it with --force",
-                    options.out.string()));
+bool is_gguf(const fs::path& path) {
+  char magic[4] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+  return std::string_view(magic, sizeof magic) == "GGUF";
+}
+
+bool lies_in(const fs::path& file, const fs::path& directory) {
+  const fs::path parent = fs::canonical(fs::absolute(file).parent_path()),
+                 inside = parent.lexically_relative(fs::canonical(directory));
+  return !inside.empty() && *inside.begin() != "..";
+}
+
+/// What speaks against writing the file; empty when nothing does.
+std::string objection(const GgufExport& options, const fs::path& source) {
+  if (!fs::exists(options.out)) return "";
+  if (!fs::is_regular_file(options.out)) return "is no file";
+  if (!options.force) return "is there already: name another file, or replace it with --force";
+  if (lies_in(options.out, source))
+    return "lies in the model's own directory, where --force replaces nothing: name another file";
+  if (!is_gguf(options.out))
+    return "is no GGUF file, and --force replaces nothing else: name another file";
+  return "";
 }
 
 }  // namespace
 
 void export_gguf(const fs::path& model_path, const GgufExport& options) {
-  check_target(options);
   const fs::path source = resolve_model_directory(model_path);
+  if (const std::string reason = objection(options, source); !reason.empty())
+    throw std::invalid_argument(fmt::format("{} {}", options.out.string(), reason));
   const std::string stored = stored_dtype(source);
   const auto* wanted = options.dtype.empty()
                            ? std::ranges::find(kPrecisions, stored, &Precision::stored)

@@ -10,7 +10,7 @@ struct GgufExport {
   std::filesystem::path out;
   std::string
       dtype;  // f32, f16, bf16 or q8_0, llama.cpp's names; empty: what the model is stored in
-  bool force = false;  // replace a file that is there
+  bool force = false;  // replace an earlier export that is there, outside of the model's directory
 };
 
 /// Writes `options.out`, whole or not at all. Throws std::invalid_argument for models that the

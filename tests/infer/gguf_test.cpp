@@ -107,8 +107,11 @@ class GgufExportTest : public testing::Test {
     return config;
   }
   std::string refusal(const fs::path& model, const std::string& dtype = "f32", bool force = false) {
+    return refusal(model, {root() / "out.gguf", dtype, force});
+  }
+  static std::string refusal(const fs::path& model, const GgufExport& options) {
     try {
-      export_gguf(model, {root() / "out.gguf", dtype, force});
+      export_gguf(model, options);
     } catch (const std::exception& error) {
       return error.what();
     }
@@ -226,12 +229,33 @@ TEST_F(GgufExportTest, RefusesModelsWithoutATokenizer) {
 
 TEST_F(GgufExportTest, ReplacesAFileOnlyWhenAsked) {
   const fs::path model = make_model(config_of(ModelType::kLlama, SinkKind::kNone));
-  write_file(root() / "out.gguf", "before");
+  write_file(root() / "out.gguf", "GGUF before");
   EXPECT_THAT(refusal(model), HasSubstr("--force"));
   EXPECT_THAT(refusal(model, "f8", true), HasSubstr("f32, f16, bf16 or q8_0"));
-  EXPECT_EQ(read_file(root() / "out.gguf"), "before");
+  EXPECT_EQ(read_file(root() / "out.gguf"), "GGUF before");
   EXPECT_EQ(refusal(model, "q8_0", true), "nothing was refused");
-  EXPECT_EQ(read_file(root() / "out.gguf").substr(0, 4), "GGUF");
+  const std::string written = read_file(root() / "out.gguf");
+  EXPECT_EQ(written.substr(0, 4), "GGUF");
+  EXPECT_GT(written.size(), 1000u);
+}
+
+TEST_F(GgufExportTest, ReplacesNothingButAnEarlierExport) {
+  const fs::path model = make_model(config_of(ModelType::kLlama, SinkKind::kNone)),
+                 weights = model / "model.safetensors";
+  const std::string before = read_file(weights);
+  EXPECT_THAT(refusal(model, {weights, "f32", true}), HasSubstr("the model's own directory"));
+  fs::create_directory_symlink(model, root() / "link");
+  EXPECT_THAT(refusal(model, {root() / "link/model.safetensors", "f32", true}),
+              HasSubstr("the model's own directory"));
+  EXPECT_TRUE(read_file(weights) == before);
+  write_file(model / "model.gguf", "GGUF of somebody");
+  EXPECT_THAT(refusal(model, {model / "model.gguf", "f32", true}),
+              HasSubstr("the model's own directory"));
+  for (const char* other : {"", "GGU", "somebody's work"}) {
+    write_file(root() / "out.gguf", other);
+    EXPECT_THAT(refusal(model, "f32", true), HasSubstr("is no GGUF file")) << other;
+    EXPECT_EQ(read_file(root() / "out.gguf"), other);
+  }
 }
 
 TEST_F(GgufExportTest, ValuesThatTheTypeCannotHoldLeaveNoFile) {

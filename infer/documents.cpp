@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <span>
 #include <stdexcept>
 
 #include "configs/signals.h"
@@ -20,6 +21,20 @@ int64_t limited(int64_t tokens, int64_t max_tokens) {
   return max_tokens > 0 ? std::min(tokens, max_tokens) : tokens;
 }
 
+void check_sinks(const std::string& document,
+                 std::span<const int32_t> ids,
+                 const LoadedModel& model) {
+  if (const auto place = model.find_sink(ids))
+    throw std::invalid_argument(fmt::format(
+        "{}: token {} is \"{}\" (id {}), a sink token of {}: sinks are put in front by the model "
+        "and must not occur in a text: remove it there",
+        document,
+        *place + 1,
+        model.require_tokenizer().piece(ids[*place]),
+        ids[*place],
+        model.directory.string()));
+}
+
 std::vector<TokenDocument> read_texts(const DocumentSource& source, const LoadedModel& model) {
   const Tokenizer& tokenizer = model.require_tokenizer();
   std::vector<TokenDocument> documents;
@@ -29,10 +44,10 @@ std::vector<TokenDocument> read_texts(const DocumentSource& source, const Loaded
         std::vector<int32_t> ids(model.prepended_ids().begin(), model.prepended_ids().end());
         const std::vector<int32_t> words = tokenizer.encode(text);
         ids.insert(ids.end(), words.begin(), words.end());
-        const int64_t n = limited(static_cast<int64_t>(ids.size()), source.max_tokens);
-        documents.push_back(
-            {name,
-             at::tensor(at::ArrayRef<int32_t>(ids.data(), static_cast<size_t>(n)), at::kLong)});
+        ids.resize(
+            static_cast<size_t>(limited(static_cast<int64_t>(ids.size()), source.max_tokens)));
+        check_sinks(name, ids, model);
+        documents.push_back({name, at::tensor(at::ArrayRef<int32_t>(ids), at::kLong)});
       });
   return documents;
 }

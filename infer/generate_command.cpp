@@ -78,6 +78,12 @@ void run(const Arguments& arguments) {
   std::vector<int32_t> ids(model.prepended_ids().begin(), model.prepended_ids().end());
   const std::vector<int32_t> words = tokenizer.encode(prompt);
   ids.insert(ids.end(), words.begin(), words.end());
+  if (const auto place = model.find_sink(ids))
+    spdlog::warn(
+        "prompt: token {} is \"{}\", a sink token, which the model puts in front by itself and was "
+        "never trained to see elsewhere",
+        *place + 1,
+        tokenizer.piece(ids[*place]));
   Generator generator(*model.model,
                       shape,
                       arguments.sampler,

@@ -75,6 +75,14 @@ std::span<const int32_t> LoadedModel::prepended_ids() const {
   return tokenizer->prepended_ids();
 }
 
+std::optional<size_t> LoadedModel::find_sink(std::span<const int32_t> ids) const {
+  const std::vector<int64_t> sinks = model->config().sink.ids();
+  const auto found =
+      std::ranges::find_first_of(ids, sinks, [](int32_t id, int64_t sink) { return id == sink; });
+  if (found == ids.end()) return std::nullopt;
+  return static_cast<size_t>(found - ids.begin());
+}
+
 int64_t LoadedModel::default_cache() const {
   if (trained_tokens < 2)
     throw std::invalid_argument(

@@ -30,6 +30,9 @@ struct LoadedModel {
   /// tokenizer's post-processor prepends (a BOS, mostly), a sink model nothing, since it has its
   /// own.
   std::span<const int32_t> prepended_ids() const;
+  /// Place of the first of `ids` that is one of the model's own sink tokens: those stand in front,
+  /// put there by the model. A tokenizer.json may turn what a text spells into one.
+  std::optional<size_t> find_sink(std::span<const int32_t> ids) const;
   /// C = T - 1: the longest distance of a step is then one that was trained. Throws
   /// std::invalid_argument when T is not known.
   int64_t default_cache() const;

@@ -329,7 +329,9 @@ TEST_F(Evaluate, PrependsWhatATokenizerJsonPrepends) {
   DocumentSource source;
   source.text = {(folder_ / "text.txt").string()};
   for (const SinkKind kind : {SinkKind::kNone, SinkKind::kToken}) {
-    save_model(random_model(tiny_config(ModelType::kGptNeox, kind), at::kFloat), 64, folder_);
+    ModelConfig config = tiny_config(ModelType::kGptNeox, kind);
+    if (kind == SinkKind::kToken) config.sink.token_ids = {3};
+    save_model(random_model(config, at::kFloat), 64, folder_);
     std::filesystem::remove(folder_ / "generation_config.json");
     const LoadedModel model = open_model(folder_, "float32");
     const at::Tensor tokens = read_documents(source, model)[0].tokens;
@@ -339,7 +341,20 @@ TEST_F(Evaluate, PrependsWhatATokenizerJsonPrepends) {
     EXPECT_EQ(model.eos_ids, std::vector<int64_t>{kEosId});
   }
   write_file(folder_ / "generation_config.json", R"({"eos_token_id": [0, 1]})");
-  EXPECT_EQ(open_model(folder_, "float32").eos_ids, (std::vector<int64_t>{0, 1}));
+  const LoadedModel model = open_model(folder_, "float32");
+  EXPECT_EQ(model.eos_ids, (std::vector<int64_t>{0, 1}));
+  write_file(folder_ / "text.txt", "abb<s>a");  // which would be the sink, in mid-stream
+  try {
+    read_documents(source, model);
+    FAIL() << "not refused";
+  } catch (const std::invalid_argument& e) {
+    EXPECT_EQ(std::string(e.what()).find((folder_ / "text.txt").string() +
+                                         ": token 3 is \"<s>\" (id 3), a sink token of "),
+              0u)
+        << e.what();
+  }
+  source.max_tokens = 2;
+  EXPECT_EQ(read_documents(source, model)[0].tokens.numel(), 2);
 }
 
 }  // namespace

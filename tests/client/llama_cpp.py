@@ -110,6 +110,9 @@ def generated(basin, model, prompt):
 @torch.no_grad()
 def agreed_steps(reference, prompt, tokens, theirs):
     """Steps before the first difference, and how much likelier the best token was than the second there, in the reference's logits."""
+    assert tokens, "nothing to compare"
+    if len(theirs) < len(tokens):
+        raise Failed(f"llama.cpp gives {len(theirs)} tokens instead of {len(tokens)}")
     for step, (ours, other) in enumerate(zip(tokens, theirs)):
         if ours != other:
             best = reference(torch.tensor([prompt + tokens[:step]])).logits[0, -1].topk(2).values

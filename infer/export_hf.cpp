@@ -48,6 +48,13 @@ void take_along(const char* name, const fs::path& from, const fs::path& to) {
   if (fs::exists(from / name)) write_file(to / name, read_file(from / name));
 }
 
+/// As it is; a model without it stays without, and is generated from as before.
+void keep_generation_config(const fs::path& from, const fs::path& to) {
+  constexpr const char* kName = "generation_config.json";
+  fs::remove(to / kName);
+  take_along(kName, from, to);
+}
+
 /// Ours are written anew, so that they agree with the model's sink; others stay as they are.
 void write_tokenizer(const LoadedModel& model, const fs::path& directory) {
   constexpr int64_t kFirstSink = 1;
@@ -128,7 +135,7 @@ void export_hugging_face(const fs::path& model_path, const HfExport& options) {
   const fs::path& directory = staged.path();
   write_weights_and_config(model, options, directory);
   keep_what_it_says(config, model.model->config(), directory);
-  take_along("generation_config.json", source, directory);
+  keep_generation_config(source, directory);
   write_tokenizer(model, directory);
   for (const char* name : kOtherFiles) take_along(name, source, directory);
   write_file(directory / "README.md", model_card(model, staged.target()));

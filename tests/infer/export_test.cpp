@@ -190,6 +190,12 @@ TEST_F(ExportTest, KeepsWhatAModelFromElsewhereSays) {
     EXPECT_EQ(read_file(out / name), "{\"eos_token_id\": [8, 9]}") << name;
   EXPECT_EQ(read_file(out / "README.md"), "its own card");
   EXPECT_FALSE(fs::exists(out / "pytorch_model.bin.bak"));
+
+  // Ours would say that others sample, where they were greedy.
+  fs::remove(model / "generation_config.json");
+  HfExport without;
+  without.out = root() / "without";
+  EXPECT_FALSE(fs::exists(exported(model, without) / "generation_config.json"));
 }
 
 TEST_F(ExportTest, SinksThatNobodyElseComputesAreRefusedElsewhere) {

@@ -6,8 +6,8 @@
 
 namespace basin {
 
-/// "float32", "float16" or "bfloat16": what most bytes of its safetensors files are, whatever its
-/// config.json says; without such files what that says, and float32 where it says nothing.
+/// "float32", "float16" or "bfloat16": what most bytes of its weights are, whatever its config.json
+/// says; float32 when they are something else. Throws std::runtime_error as WeightFiles does.
 std::string stored_dtype(const std::filesystem::path& directory);
 
 }  // namespace basin

@@ -30,6 +30,9 @@ class WeightFiles {
   /// Sorted.
   std::vector<std::string> names() const;
   const std::vector<int64_t>& shape(const std::string& name) const { return at(name).shape; }
+  /// As safetensors spells it, "BF16", and the bytes that hold the tensor in its file.
+  const std::string& dtype(const std::string& name) const { return at(name).dtype; }
+  uint64_t stored_bytes(const std::string& name) const { return at(name).end - at(name).begin; }
   /// Orders tensors as they lie on the disk: reading them in this order reads from front to back.
   bool lies_before(const std::string& a, const std::string& b) const;
 

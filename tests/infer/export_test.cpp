@@ -8,8 +8,10 @@
 #include "infer/export_hf.h"
 #include "infer/model_directory.h"
 #include "model/checkpoint.h"
+#include "model/safetensors.h"
 #include "tests/infer/tiny_model.h"
 #include "tests/model/temporary_directory.h"
+#include "tests/model/torch_archive.h"
 
 namespace basin {
 namespace {
@@ -127,6 +129,36 @@ TEST_F(ExportTest, ConvertsTheDtypeOnceAndSaysSo) {
     EXPECT_EQ(read_file(kept.out / "model.safetensors"),
               read_file(options.out / "model.safetensors"));
   }
+}
+
+// torch.save's files, too, are what they hold: config.json often says what a model was trained in.
+TEST_F(ExportTest, WeightsOfTorchKeepTheirDtype) {
+  const fs::path model = root() / "model";
+  ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kNone);
+  save_model(random_model(config, at::kFloat), 16, model);
+  const auto exact = load_model(model, at::kFloat, at::kCPU);
+  std::vector<ZipMember> members = {{"m/data.pkl", ""}};
+  std::vector<std::pair<std::string, std::string>> tensors;
+  const SafetensorsFile file(model / "model.safetensors");
+  for (const auto& [name, entry] : file.entries()) {
+    const at::Tensor t = file.read(name);
+    const std::string key = std::to_string(tensors.size());
+    tensors.emplace_back(name,
+                         pickled::tensor(pickled::storage("FloatStorage", key, t.numel()),
+                                         0,
+                                         t.sizes().vec(),
+                                         t.strides().vec()));
+    members.push_back({"m/data/" + key, {static_cast<const char*>(t.data_ptr()), t.nbytes()}});
+  }
+  members.front().data = pickled::dict(tensors);
+  write_file(model / "pytorch_model.bin", zip(members));
+  fs::remove(model / "model.safetensors");
+  auto json = nlohmann::json::parse(read_file(model / "config.json"));
+  json["dtype"] = json["torch_dtype"] = "float16";
+  write_file(model / "config.json", json.dump());
+  const fs::path out = exported(model);
+  EXPECT_EQ(nlohmann::json::parse(read_file(out / "config.json"))["dtype"], "float32");
+  EXPECT_TRUE(at::equal(load_model(out, at::kFloat, at::kCPU)->flat(), exact->flat()));
 }
 
 TEST_F(ExportTest, RefusesWeightsThatTheDtypeCannotHold) {

@@ -8,6 +8,7 @@
 #include "configs/files.h"
 #include "data/indexed_dataset.h"
 #include "infer/run_facts.h"
+#include "model/families/config_writer.h"
 #include "model/transformer.h"
 
 namespace basin {
@@ -27,10 +28,6 @@ int64_t parameter_count(const Transformer& model) {
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters()) count += parameter.tensor.numel();
   return count;
-}
-
-bool loads_elsewhere(const ModelConfig& config) {
-  return config.sink.kind == SinkKind::kNone || config.sink.kind == SinkKind::kToken;
 }
 
 std::string front_matter(const ModelConfig& config) {
@@ -172,7 +169,12 @@ std::string use_section(const LoadedModel& model, const std::string& name) {
   const ModelConfig& config = model.model->config();
   const std::string ours =
       fmt::format("    basin generate {} --prompt \"Once upon a time\" --max-tokens 0\n", name);
-  if (!loads_elsewhere(config)) return "With Basin only:\n\n" + ours;
+  if (!loads_elsewhere(config))
+    return fmt::format(
+        "With Basin only: other software computes a `{0}` in another way, so `model_type` is "
+        "`basin_{0}`, which it refuses.\n\n{1}",
+        enum_name(config.model_type),
+        ours);
   if (!model.tokenizer)
     return "There is no tokenizer in this directory: it reads and writes token ids.\n";
   return fmt::format(

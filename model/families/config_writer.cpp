@@ -7,16 +7,6 @@
 namespace basin {
 namespace {
 
-/// Whether software that knows the family computes what we compute. Others must refuse the file:
-/// its model_type says basin_FAMILY.
-bool loads_elsewhere(const ModelConfig& config) {
-  const bool plain_softmax =
-      config.sink.kind == SinkKind::kNone || config.sink.kind == SinkKind::kToken;
-  const bool plain_rotation = config.uses_alibi() || config.partial_rotary_factor == 1.0 ||
-                              config.model_type == ModelType::kGptNeox;
-  return plain_softmax && plain_rotation;
-}
-
 std::string dtype_name(at::ScalarType dtype) {
   switch (dtype) {
     case at::kBFloat16:
@@ -42,6 +32,14 @@ void write_special_ids(const ModelConfig& config,
 }
 
 }  // namespace
+
+bool loads_elsewhere(const ModelConfig& config) {
+  const bool plain_softmax =
+      config.sink.kind == SinkKind::kNone || config.sink.kind == SinkKind::kToken;
+  const bool plain_rotation = config.uses_alibi() || config.partial_rotary_factor == 1.0 ||
+                              config.model_type == ModelType::kGptNeox;
+  return plain_softmax && plain_rotation;
+}
 
 nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExtras& extras) {
   const bool elsewhere = loads_elsewhere(config);

@@ -18,6 +18,10 @@ struct ConfigExtras {
   std::optional<int64_t> eos_token_id;
 };
 
+/// Whether software that knows the family computes what we compute. Others must refuse the file:
+/// its model_type says basin_FAMILY.
+bool loads_elsewhere(const ModelConfig& config);
+
 nlohmann::ordered_json config_to_json(const ModelConfig& config, const ConfigExtras& extras);
 nlohmann::ordered_json generation_config_to_json(const ModelConfig& config,
                                                  const ConfigExtras& extras);

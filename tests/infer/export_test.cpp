@@ -237,6 +237,16 @@ TEST_F(ExportTest, SinksThatNobodyElseComputesAreRefusedElsewhere) {
               AllOf(HasSubstr("only Basin reads"), Not(HasSubstr("AutoModelForCausalLM"))));
 }
 
+TEST_F(ExportTest, TheCardOfAHeadThatRotatesInPartNamesBasinAlone) {
+  ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kNone);
+  config.partial_rotary_factor = 0.5;
+  save_model(random_model(config, at::kFloat), 16, root() / "model");
+  const fs::path out = exported(root() / "model");
+  EXPECT_EQ(nlohmann::json::parse(read_file(out / "config.json"))["model_type"], "basin_llama");
+  EXPECT_THAT(read_file(out / "README.md"),
+              AllOf(HasSubstr("With Basin only"), Not(HasSubstr("transformers"))));
+}
+
 TEST_F(ExportTest, TheCardSaysWhatIsKnownOfTheStepAndWhatIsNot) {
   const fs::path run = make_run("run", SinkKind::kToken);
   EXPECT_THAT(read_file(exported(run) / "README.md"),

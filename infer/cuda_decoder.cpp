@@ -6,7 +6,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <map>
 #include <string>
 
 #include "model/rope.h"
@@ -123,12 +122,7 @@ void CudaDecoder::make_room() {
 void CudaDecoder::make_products(DecodeWeights weights) {
   using kernels::DecodeEpilogue;
   const ModelConfig& c = model_.config();
-  std::map<std::string, at::Tensor> by_name;
-  for (const Parameter& p : model_.parameters()) by_name[p.name] = p.tensor.detach();
-  const auto take = [&](const std::string& name) {
-    const auto found = by_name.find(name);
-    return found == by_name.end() ? at::Tensor() : found->second;
-  };
+  const auto take = [&](const std::string& name) { return model_.parameter(name); };
   const auto product = [&](const std::string& name, const at::Tensor& x, const at::Tensor& y) {
     return kernels::DecodeProduct{
         .w = matrix(take(name + ".weight"), take(name + ".bias"), weights),

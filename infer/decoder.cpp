@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <stdexcept>
 #include <string>
 
@@ -84,12 +83,7 @@ void round_to_q8(Transformer& model) {
 Decoder::Decoder(const Transformer& model, DecodeWeights weights)
     : model_(model), frequencies_(rotary_frequencies(model.config())) {
   TORCH_CHECK(supports(model), "a decoder needs an fp32 or bf16 model on the CPU");
-  std::map<std::string, at::Tensor> by_name;
-  for (const Parameter& p : model.parameters()) by_name[p.name] = p.tensor.detach();
-  const auto take = [&](const std::string& name) {
-    const auto found = by_name.find(name);
-    return found == by_name.end() ? at::Tensor() : found->second;
-  };
+  const auto take = [&](const std::string& name) { return model.parameter(name); };
   const auto norm = [&](const std::string& name) {
     return Norm{to_float(take(name + ".weight")), to_float(take(name + ".bias"))};
   };

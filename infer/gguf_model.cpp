@@ -5,7 +5,6 @@
 #include <fmt/core.h>
 
 #include <cmath>
-#include <map>
 #include <stdexcept>
 
 #include "infer/gguf_tokenizer.h"
@@ -103,12 +102,11 @@ at::Tensor interleave(const at::Tensor& rows, int64_t heads) {
 class Tensors {
  public:
   Tensors(const Transformer& model, GgufType matrix_type, std::vector<GgufTensor>& out)
-      : config_(model.config()),
+      : model_(model),
+        config_(model.config()),
         arch_(architecture_of(config_.model_type)),
         matrix_type_(matrix_type),
-        out_(out) {
-    for (const Parameter& p : model.parameters()) parameters_[p.name] = p.tensor.detach();
-  }
+        out_(out) {}
 
   void add_all() {
     add_module("token_embd", "embedding");
@@ -118,7 +116,7 @@ class Tensors {
     if (!config_.tie_word_embeddings)
       add_module("output", "head");
     else if (arch_.needs_all)
-      add("output.weight", parameters_.at("embedding.weight"));
+      add("output.weight", model_.parameter("embedding.weight"));
     if (config_.rope_scaling.rope_type == RopeType::kLlama3)
       add("rope_freqs.weight", rope_factors());
   }
@@ -135,12 +133,13 @@ class Tensors {
   }
   /// Weight, and bias where there is one or must be one.
   void add_module(const std::string& name, const std::string& internal) {
-    add(name + ".weight", parameters_.at(internal + ".weight"));
-    if (const auto bias = parameters_.find(internal + ".bias"); bias != parameters_.end())
-      add(name + ".bias", bias->second);
-    else if (arch_.needs_all && parameters_.at(internal + ".weight").dim() > 1 &&
-             name.starts_with("blk."))
-      add(name + ".bias", at::zeros({parameters_.at(internal + ".weight").size(0)}));
+    const at::Tensor weight = model_.parameter(internal + ".weight"),
+                     bias = model_.parameter(internal + ".bias");
+    add(name + ".weight", weight);
+    if (bias.defined())
+      add(name + ".bias", bias);
+    else if (arch_.needs_all && weight.dim() > 1 && name.starts_with("blk."))
+      add(name + ".bias", at::zeros({weight.size(0)}));
   }
   void add_layer(const std::string& internal, const std::string& name) {
     add_norms(internal, name);
@@ -150,7 +149,7 @@ class Tensors {
       add_module(name + "attn_qkv", internal + "qkv");
     add_module(name + "attn_output", internal + "attention_out");
     if (config_.gated_mlp()) {
-      const at::Tensor up = parameters_.at(internal + "up.weight");
+      const at::Tensor up = model_.parameter(internal + "up.weight");
       const int64_t F = config_.intermediate_size;
       add(name + "ffn_gate.weight", up.narrow(0, 0, F));
       add(name + "ffn_up.weight", up.narrow(0, F, F));
@@ -170,9 +169,8 @@ class Tensors {
   void add_separate_qkv(const std::string& internal, const std::string& name) {
     const int64_t H = config_.heads(), G = config_.kv_heads(), K = config_.head_size();
     for (const char* part : {".weight", ".bias"}) {
-      const auto found = parameters_.find(internal + part);
-      if (found == parameters_.end()) continue;
-      const at::Tensor& qkv = found->second;
+      const at::Tensor qkv = model_.parameter(internal + part);
+      if (!qkv.defined()) continue;
       add(name + "attn_q" + part, qkv.narrow(0, 0, H * K), arch_.neighbours_rotate ? H : 0);
       add(name + "attn_k" + part, qkv.narrow(0, H * K, G * K), arch_.neighbours_rotate ? G : 0);
       add(name + "attn_v" + part, qkv.narrow(0, (H + G) * K, G * K));
@@ -186,11 +184,11 @@ class Tensors {
            at::tensor(rotary_frequencies(config_), at::kDouble);
   }
 
+  const Transformer& model_;
   const ModelConfig& config_;
   const Architecture& arch_;
   GgufType matrix_type_;
   std::vector<GgufTensor>& out_;
-  std::map<std::string, at::Tensor> parameters_;
 };
 
 /// llama.cpp's number for what most of a file is.

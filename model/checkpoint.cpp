@@ -115,13 +115,6 @@ void check_tensors(const WeightFiles& stored,
                                          name_some(extra)));
 }
 
-std::map<std::string, at::Tensor> by_name(const Transformer& model) {
-  std::map<std::string, at::Tensor> tensors;
-  for (const Parameter& parameter : model.parameters())
-    tensors[parameter.name] = parameter.tensor.detach();
-  return tensors;
-}
-
 /// N of "step-N", or nothing.
 std::optional<int64_t> step_number(const std::string& name) {
   constexpr std::string_view kPrefix = "step-";
@@ -154,9 +147,8 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
     return stored.lies_before(stored_name(stored, a), stored_name(stored, b));
   });
   auto model = std::make_unique<Transformer>(config, dtype, device);
-  const std::map<std::string, at::Tensor> parameters = by_name(*model);
   for (const DiskTensor& disk : tensors)
-    read_weight(stored, disk, parameters.at(disk.internal));
+    read_weight(stored, disk, model->parameter(disk.internal));
   return model;
 }
 
@@ -167,10 +159,9 @@ Manifest save_model(const Transformer& model,
                     const WeightsOutput& output) {
   const at::NoGradGuard no_grad;
   fs::create_directories(directory);
-  const std::map<std::string, at::Tensor> parameters = by_name(model);
   std::vector<SafetensorsSource> sources;
   for (const DiskTensor& disk : disk_tensors(model.config())) {
-    const at::Tensor internal = parameters.at(disk.internal);
+    const at::Tensor internal = model.parameter(disk.internal);
     sources.push_back({disk.name, model.dtype(), disk.shape, [disk, internal] {
                          return to_disk(disk, internal);
                        }});

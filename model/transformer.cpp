@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
@@ -40,13 +41,14 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, at::De
   flat_ = at::zeros({size}, options);
   std::map<std::string, std::vector<int64_t>> shape_of;
   for (const ParameterShape& p : shapes) shape_of[p.name] = p.shape;
-  std::map<std::string, at::Tensor> by_name;
   for (Parameter& p : parameters_) {
     const std::vector<int64_t>& shape = shape_of[p.name];
     p.tensor = flat_.narrow(0, p.offset, c10::multiply_integers(shape)).view(shape);
-    by_name[p.name] = p.tensor;
   }
-  const auto take = [&](const std::string& name) { return by_name.count(name) ? by_name[name] : at::Tensor(); };
+  const auto take = [&](const std::string& name) {
+    const Parameter* p = find(name);
+    return p != nullptr ? p->tensor : at::Tensor();
+  };
 
   embedding_ = take("embedding.weight");
   head_ = config.tie_word_embeddings ? embedding_ : take("head.weight");
@@ -63,6 +65,16 @@ Transformer::Transformer(const ModelConfig& config, at::ScalarType dtype, at::De
   }
   if (config.sink.kind == SinkKind::kZero) zero_logit_ = at::zeros({config.heads()}, options.dtype(at::kFloat));
   if (config.sink.tokens() > 0) sink_ids_ = at::tensor(config.sink.ids(), at::kLong).to(device);
+}
+
+const Parameter* Transformer::find(const std::string& name) const {
+  const auto found = std::ranges::find(parameters_, name, &Parameter::name);
+  return found == parameters_.end() ? nullptr : &*found;
+}
+
+at::Tensor Transformer::parameter(const std::string& name) const {
+  const Parameter* p = find(name);
+  return p != nullptr ? p->tensor.detach() : at::Tensor();
 }
 
 at::Tensor Transformer::mlp(const Layer& layer, const at::Tensor& x) const {

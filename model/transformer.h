@@ -55,6 +55,8 @@ class Transformer {
 
   const ModelConfig& config() const { return config_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }   // decayed ones first, then the rest
+  /// The parameter of that internal name, detached; undefined when the model has none.
+  at::Tensor parameter(const std::string& name) const;
   const at::Tensor& flat() const { return flat_; }                           // (padded total), all parameters
   int64_t decayed_size() const { return decayed_size_; }                     // flat()[0 .. decayed_size) takes weight decay
   at::Device device() const { return flat_.device(); }
@@ -69,6 +71,7 @@ class Transformer {
     at::Tensor down_weight, down_bias; // (D, F)
     at::Tensor sink_logit;             // (H), kind logit only
   };
+  const Parameter* find(const std::string& name) const;   // null when there is none
   at::Tensor mlp(const Layer& layer, const at::Tensor& x) const;
   Residual block(int64_t layer, const LayerAttention& attend, const Residual& in) const;
 

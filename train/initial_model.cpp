@@ -7,7 +7,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <map>
 #include <stdexcept>
 
 #include "configs/yaml_config.h"
@@ -181,11 +180,8 @@ void load_initial_weights(const RunConfig& config, Transformer& target, bool say
   const at::NoGradGuard no_grad;
   const fs::path directory = resolve_model_directory(config.train.init_from);
   const auto source = load_model(directory, target.dtype(), target.device());
-  std::map<std::string, at::Tensor> weights;
-  for (const Parameter& parameter : source->parameters())
-    weights[parameter.name] = parameter.tensor;
   for (const Parameter& parameter : target.parameters())
-    copy_rows(weights.at(parameter.name), parameter.tensor);
+    copy_rows(source->parameter(parameter.name), parameter.tensor);
   if (!says) return;
   spdlog::info("starting from {}", directory.string());
   const SinkConfig& sink = config.model.sink;

@@ -136,9 +136,7 @@ TEST_F(GgufExportTest, LlamasPairsOfDimensionsBecomeNeighbours) {
   const ModelConfig config = config_of(ModelType::kLlama, SinkKind::kToken);
   const LoadedModel model = open_model(make_model(config), "float32");
   const GgufFile file = to_gguf(model, GgufType::kF32, "name");
-  at::Tensor qkv;
-  for (const Parameter& p : model.model->parameters())
-    if (p.name == "layers.1.qkv.weight") qkv = p.tensor;
+  const at::Tensor qkv = model.model->parameter("layers.1.qkv.weight");
   const at::Tensor q = tensor(file, "blk.1.attn_q.weight"), k = tensor(file, "blk.1.attn_k.weight");
   const int64_t K = config.head_size(), H = config.heads();
   for (int64_t h = 0; h < H; ++h)

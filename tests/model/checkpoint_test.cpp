@@ -52,12 +52,6 @@ bool same_weights(const Transformer& a, const Transformer& b) {
   return true;
 }
 
-at::Tensor parameter(const Transformer& model, const std::string& name) {
-  for (const Parameter& p : model.parameters())
-    if (p.name == name) return p.tensor;
-  throw std::out_of_range(name);
-}
-
 class Checkpoint : public ::testing::Test {
  protected:
   nlohmann::json config_json() { return nlohmann::json::parse(read_file(path_ / "config.json")); }
@@ -142,16 +136,16 @@ TEST_F(Checkpoint, LlamaNamesAndRows) {
   const auto model = random_model(tiny(ModelType::kLlama));
   save_model(*model, 32, path_, 2);
   const SafetensorsFile file(path_ / "model.safetensors");
-  const at::Tensor qkv = parameter(*model, "layers.1.qkv.weight"),
-                   up = parameter(*model, "layers.1.up.weight");
+  const at::Tensor qkv = model->parameter("layers.1.qkv.weight"),
+                   up = model->parameter("layers.1.up.weight");
   EXPECT_EQ(file.entries().size(), 2u * 9 + 3);
   EXPECT_TRUE(at::equal(file.read("model.layers.1.self_attn.q_proj.weight"), qkv.slice(0, 0, 24)));
   EXPECT_TRUE(at::equal(file.read("model.layers.1.self_attn.k_proj.weight"), qkv.slice(0, 24, 32)));
   EXPECT_TRUE(at::equal(file.read("model.layers.1.self_attn.v_proj.weight"), qkv.slice(0, 32, 40)));
   EXPECT_TRUE(at::equal(file.read("model.layers.1.mlp.gate_proj.weight"), up.slice(0, 0, 40)));
   EXPECT_TRUE(at::equal(file.read("model.layers.1.mlp.up_proj.weight"), up.slice(0, 40, 80)));
-  EXPECT_TRUE(at::equal(file.read("model.norm.weight"), parameter(*model, "final_norm.weight")));
-  EXPECT_TRUE(at::equal(file.read("lm_head.weight"), parameter(*model, "head.weight")));
+  EXPECT_TRUE(at::equal(file.read("model.norm.weight"), model->parameter("final_norm.weight")));
+  EXPECT_TRUE(at::equal(file.read("lm_head.weight"), model->parameter("head.weight")));
 }
 
 TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
@@ -161,7 +155,7 @@ TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
   EXPECT_EQ(file.entries().size(), 2u * 12 + 4);
   const int64_t K = 4, H = 6;
   for (const char* suffix : {"weight", "bias"}) {
-    const at::Tensor internal = parameter(*model, std::string("layers.0.qkv.") + suffix);
+    const at::Tensor internal = model->parameter(std::string("layers.0.qkv.") + suffix);
     const at::Tensor stored =
         file.read(std::string("gpt_neox.layers.0.attention.query_key_value.") + suffix);
     for (int64_t head = 0; head < H; ++head)
@@ -170,7 +164,7 @@ TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
                               internal.narrow(0, (part * H + head) * K, K)))
             << suffix << head << part;
   }
-  EXPECT_TRUE(at::equal(file.read("embed_out.weight"), parameter(*model, "head.weight")));
+  EXPECT_TRUE(at::equal(file.read("embed_out.weight"), model->parameter("head.weight")));
 }
 
 TEST_F(Checkpoint, ConfigSpeaksBothDialects) {
@@ -230,7 +224,7 @@ TEST_F(Checkpoint, ModelsThatOthersWouldMiscomputeSaySo) {
   save_model(*logits, 32, path_);
   EXPECT_TRUE(at::equal(
       SafetensorsFile(path_ / "model.safetensors").read("gpt_neox.layers.1.attention.sink_logit"),
-      parameter(*logits, "layers.1.sink_logit")));
+      logits->parameter("layers.1.sink_logit")));
   ModelConfig llama = tiny(ModelType::kLlama);
   llama.partial_rotary_factor = 0.5;
   save_model(*random_model(llama), 32, path_);
@@ -246,8 +240,8 @@ TEST_F(Checkpoint, OtherDtypesConvert) {
   EXPECT_EQ(config_json()["dtype"], "bfloat16");
   EXPECT_EQ(SafetensorsFile(path_ / "model.safetensors").entries().at("model.norm.weight").dtype,
             "BF16");
-  EXPECT_TRUE(at::equal(parameter(*load(), "embedding.weight"),
-                        parameter(*model, "embedding.weight").to(at::kFloat)));
+  EXPECT_TRUE(at::equal(load()->parameter("embedding.weight"),
+                        model->parameter("embedding.weight").to(at::kFloat)));
   Tensors halves = tensors();
   for (auto& [name, tensor] : halves) tensor = tensor.to(at::kDouble);
   rewrite(halves);
@@ -296,7 +290,7 @@ TEST_F(Checkpoint, ATiedHeadMayBeThereIfItIsTheEmbedding) {
   const auto model = random_model(config);
   save_model(*model, 32, path_);
   Tensors all = tensors();
-  all.emplace_back("lm_head.weight", parameter(*model, "embedding.weight"));
+  all.emplace_back("lm_head.weight", model->parameter("embedding.weight"));
   rewrite(all);
   EXPECT_EQ(refusal(), "");
   all.back().second = all.back().second + 1;

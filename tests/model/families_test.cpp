@@ -29,12 +29,6 @@ std::unique_ptr<Transformer> random_model(const ModelConfig& config) {
   return model;
 }
 
-at::Tensor parameter(const Transformer& model, const std::string& name) {
-  for (const Parameter& p : model.parameters())
-    if (p.name == name) return p.tensor;
-  throw std::out_of_range(name);
-}
-
 ModelConfig variant(const std::string& name) {
   for (const FamilyVariant& v : family_variants())
     if (v.name == name) return v.config;
@@ -88,7 +82,7 @@ TEST_F(Families, SavedLoadedAndSavedAgainIsTheSameBytes) {
         for (const char* file : {"config.json", "generation_config.json", "model.safetensors"})
           EXPECT_EQ(read_file(path_ / file), read_file(again / file)) << v.name << " " << file;
         for (const Parameter& p : model->parameters())
-          EXPECT_TRUE(at::equal(parameter(*read, p.name), p.tensor)) << v.name << " " << p.name;
+          EXPECT_TRUE(at::equal(read->parameter(p.name), p.tensor)) << v.name << " " << p.name;
         EXPECT_EQ(this->config()["model_type"].get<std::string>(),
                   (kind == SinkKind::kLogit || v.name.ends_with("_partial") ? "basin_" : "") +
                       std::string(enum_name(config.model_type)));
@@ -103,7 +97,7 @@ TEST_F(Families, FalconRowsGoGroupByGroup) {
     const int64_t G = config.kv_heads(), each = H / G;
     const auto model = random_model(config);
     save_model(*model, 64, path_);
-    const at::Tensor internal = parameter(*model, "layers.1.qkv.weight"),
+    const at::Tensor internal = model->parameter("layers.1.qkv.weight"),
                      stored = SafetensorsFile(path_ / "model.safetensors")
                                   .read("transformer.h.1.self_attention.query_key_value.weight");
     for (int64_t g = 0; g < G; ++g)

@@ -24,12 +24,6 @@ ModelConfig tiny(ModelType type) {
   return config;
 }
 
-at::Tensor parameter(const Transformer& model, const std::string& name) {
-  for (const Parameter& p : model.parameters())
-    if (p.name == name) return p.tensor;
-  throw std::out_of_range(name);
-}
-
 TEST(Initialize, IsAPureFunctionOfSeedAndName) {
   ModelConfig config = tiny(ModelType::kLlama);
   Transformer a(config, at::kFloat, at::kCPU), b(config, at::kFloat, at::kCPU),
@@ -44,8 +38,8 @@ TEST(Initialize, IsAPureFunctionOfSeedAndName) {
   Transformer deeper(config, at::kFloat, at::kCPU);
   deeper.initialize(7);
   EXPECT_TRUE(
-      at::equal(parameter(a, "layers.1.qkv.weight"), parameter(deeper, "layers.1.qkv.weight")));
-  EXPECT_FALSE(at::equal(parameter(a, "layers.0.qkv.weight"), parameter(a, "layers.1.qkv.weight")));
+      at::equal(a.parameter("layers.1.qkv.weight"), deeper.parameter("layers.1.qkv.weight")));
+  EXPECT_FALSE(at::equal(a.parameter("layers.0.qkv.weight"), a.parameter("layers.1.qkv.weight")));
 }
 
 TEST(Initialize, DrawsNormalNumbersOfTheFamilysDeviation) {
@@ -60,7 +54,7 @@ TEST(Initialize, DrawsNormalNumbersOfTheFamilysDeviation) {
     const double small = std::sqrt(2.0 / (5 * 240)), wang = 2.0 / (2 * std::sqrt(240.0));
     const auto expect_normal = [&](const std::string& name, double neox) {
       const double expected = type == ModelType::kLlama ? config.initializer_range : neox;
-      const at::Tensor x = parameter(model, name).flatten().to(at::kDouble) / expected;
+      const at::Tensor x = model.parameter(name).flatten().to(at::kDouble) / expected;
       const double n = static_cast<double>(x.numel());
       EXPECT_NEAR(x.mean().item<double>(), 0, 4 / std::sqrt(n)) << name;
       EXPECT_NEAR(x.square().mean().item<double>(), 1, 4 * std::sqrt(2 / n)) << name;
@@ -74,10 +68,10 @@ TEST(Initialize, DrawsNormalNumbersOfTheFamilysDeviation) {
     expect_normal("head.weight", small);
     expect_normal("layers.1.attention_out.weight", wang);
     expect_normal("layers.1.down.weight", wang);
-    EXPECT_TRUE(at::equal(parameter(model, "layers.0.mlp_norm.weight"), at::ones({240})));
-    EXPECT_TRUE(at::equal(parameter(model, "layers.0.sink_logit"), at::zeros({6})));
+    EXPECT_TRUE(at::equal(model.parameter("layers.0.mlp_norm.weight"), at::ones({240})));
+    EXPECT_TRUE(at::equal(model.parameter("layers.0.sink_logit"), at::zeros({6})));
     if (type == ModelType::kGptNeox) {
-      EXPECT_TRUE(at::equal(parameter(model, "layers.0.down.bias"), at::zeros({240})));
+      EXPECT_TRUE(at::equal(model.parameter("layers.0.down.bias"), at::zeros({240})));
     }
   }
 }

@@ -73,6 +73,13 @@ TEST(Transformer, VanillaAndSinkModelsHaveTheSameParameters) {
   EXPECT_EQ(vanilla.flat().numel(), sink.flat().numel());
 }
 
+TEST(Transformer, AParameterHasANameAndIsTheModelsOwn) {
+  const Transformer model = random_model(all_kinds().front(), at::kFloat);
+  for (const Parameter& p : model.parameters()) EXPECT_TRUE(model.parameter(p.name).is_alias_of(p.tensor) && at::equal(model.parameter(p.name), p.tensor)) << p.name;
+  EXPECT_FALSE(model.parameter("layers.99.qkv.weight").defined());
+  EXPECT_FALSE(model.parameter("").defined());
+}
+
 TEST(Transformer, OnlyMatricesDecay) {
   const Transformer model(tiny(ModelType::kGptNeox, SinkKind::kLogit), at::kFloat, at::kCPU);
   for (const Parameter& p : model.parameters()) {

@@ -106,13 +106,11 @@ class ConfigReader {
 
   template <class V>
   void read_enum(const ConfigNode& node, const std::string& key, V& value) {
-    const auto names = enum_names<V>();
-    const auto found = std::find(names.begin(), names.end(), node.scalar);
-    if (found != names.end()) {
-      value = static_cast<V>(found - names.begin());
+    if (const auto known = enum_value<V>(node.scalar)) {
+      value = *known;
       return;
     }
-    const std::string meant = closest(node.scalar, names);
+    const std::string meant = closest(node.scalar, enum_names<V>());
     problems_.add(node.origin,
                   key,
                   "expected " + type_text<V>() + ", found " + node.scalar +

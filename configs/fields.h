@@ -14,7 +14,9 @@
 //   static constexpr std::string_view kShorthand = "path";
 #pragma once
 
+#include <iterator>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -38,6 +40,14 @@ inline constexpr std::string_view kEnumNames[] = {""};
 template <class Enum>
 constexpr std::string_view enum_name(Enum value) {
   return kEnumNames<Enum>[static_cast<size_t>(value)];
+}
+
+/// The value spelled `name`, nothing when there is none.
+template <class Enum>
+constexpr std::optional<Enum> enum_value(std::string_view name) {
+  for (size_t i = 0; i < std::size(kEnumNames<Enum>); ++i)
+    if (kEnumNames<Enum>[i] == name) return static_cast<Enum>(i);
+  return std::nullopt;
 }
 
 }  // namespace basin

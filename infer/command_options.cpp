@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <iterator>
 #include <vector>
 
@@ -18,8 +17,7 @@ void add_device_option(CLI::App& verb, std::string& device) {
 }
 
 at::Device device_of_option(const std::string& device) {
-  const auto* name = std::ranges::find(kEnumNames<DeviceKind>, device);
-  return choose_device(static_cast<DeviceKind>(name - kEnumNames<DeviceKind>), "--device");
+  return choose_device(enum_value<DeviceKind>(device).value(), "--device");
 }
 
 void ModelOptions::add_to(CLI::App& verb) {

@@ -26,12 +26,11 @@ CacheShape split_cache(int64_t entries, int64_t sinks) {
 }
 
 Mode parse_mode(std::string_view name) {
-  const auto& names = kEnumNames<Mode>;
-  const auto found = std::find(std::begin(names), std::end(names), name);
-  if (found == std::end(names))
+  const auto known = enum_value<Mode>(name);
+  if (!known)
     throw std::invalid_argument(
         fmt::format("--mode {}: expected dense, window, recompute or stream", name));
-  return static_cast<Mode>(found - std::begin(names));
+  return *known;
 }
 
 void EvaluateConfig::validate(const ModelConfig& model) const {

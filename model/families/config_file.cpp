@@ -35,14 +35,13 @@ ModelTypeKey read_model_type(const ConfigJson& json) {
                 fmt::format("\"{}\" has learned absolute positions, which cannot stream", type));
   const bool foreign = !type.starts_with(kBasinPrefix);
   if (!foreign) type = type.substr(kBasinPrefix.size());
-  const auto& names = kEnumNames<ModelType>;
-  const auto known = std::find(std::begin(names), std::end(names), type);
-  if (known == std::end(names))
+  const auto known = enum_value<ModelType>(type);
+  if (!known)
     json.refuse("model_type",
                 fmt::format("\"{}\" is not supported; supported: {}",
                             json.text("model_type"),
-                            fmt::join(names, ", ")));
-  return {static_cast<ModelType>(known - std::begin(names)), foreign};
+                            fmt::join(kEnumNames<ModelType>, ", ")));
+  return {*known, foreign};
 }
 
 int64_t read_integer(const ConfigJson& json, const ConfigKey& key) {
@@ -57,11 +56,11 @@ SinkConfig read_sink(const ConfigJson& json) {
   if (!json.has("sink")) return sink;
   const ConfigJson keys = json.object("sink");
   const std::string kind = keys.text("kind");
-  const auto& names = kEnumNames<SinkKind>;
-  const auto known = std::find(std::begin(names), std::end(names), kind);
-  if (known == std::end(names))
-    keys.refuse("kind", fmt::format("\"{}\" is none of {}", kind, fmt::join(names, ", ")));
-  sink.kind = static_cast<SinkKind>(known - std::begin(names));
+  const auto known = enum_value<SinkKind>(kind);
+  if (!known)
+    keys.refuse("kind",
+                fmt::format("\"{}\" is none of {}", kind, fmt::join(kEnumNames<SinkKind>, ", ")));
+  sink.kind = *known;
   if (sink.kind != SinkKind::kToken) return sink;
   sink.count = keys.integer("count");
   SinkConfig named = sink;

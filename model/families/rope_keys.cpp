@@ -1,9 +1,6 @@
 // The rotary keys of config.json, which all rotating families share.
 #include <fmt/core.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "model/families/families.h"
 
 namespace basin {
@@ -11,14 +8,13 @@ namespace {
 
 RopeType read_rope_type(const ConfigJson& json, const std::string& key, const ConfigJson& rope) {
   const std::string type = rope.text("rope_type", rope.text("type", "default"));
-  const auto& names = kEnumNames<RopeType>;
-  const auto known = std::find(std::begin(names), std::end(names), type);
-  if (known == std::end(names))
+  const auto known = enum_value<RopeType>(type);
+  if (!known)
     json.refuse(key,
                 fmt::format("rotary scaling \"{}\" is not supported, only default, linear and "
                             "llama3",
                             type));
-  return static_cast<RopeType>(known - std::begin(names));
+  return *known;
 }
 
 double required(const ConfigJson& rope, const char* key) {

@@ -5,6 +5,8 @@
 #include <array>
 #include <limits>
 
+#include "tests/configs/sample_config.h"
+
 namespace basin {
 namespace {
 
@@ -45,6 +47,13 @@ TEST(ParseNumber, TakesDecimalNumbersAndInfinity) {
   EXPECT_EQ(parse_number("-.inf"), -std::numeric_limits<double>::infinity());
   for (const char* text : {"", "inf", "nan", "infinity", "1e", "1.2.3", "0x1p3", "--1", "one"})
     EXPECT_EQ(parse_number(text), std::nullopt) << text;
+}
+
+TEST(EnumValue, IsTheInverseOfEnumName) {
+  for (const Color color : {Color::kRed, Color::kGreen, Color::kBlue})
+    EXPECT_EQ(enum_value<Color>(enum_name(color)), color);
+  for (const char* name : {"", "re", "Red", "redd"})
+    EXPECT_EQ(enum_value<Color>(name), std::nullopt) << name;
 }
 
 TEST(EditDistance, CountsInsertionsRemovalsReplacementsAndSwaps) {

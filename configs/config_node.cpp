@@ -45,6 +45,13 @@ ConfigEntry* ConfigNode::find(std::string_view key) {
   return found == entries.end() ? nullptr : &*found;
 }
 
+const ConfigNode* ConfigNode::at(std::string_view dotted_key) const {
+  const size_t dot = dotted_key.find('.');
+  const auto found = std::ranges::find(entries, dotted_key.substr(0, dot), &ConfigEntry::key);
+  if (found == entries.end()) return nullptr;
+  return dot == dotted_key.npos ? &found->value : found->value.at(dotted_key.substr(dot + 1));
+}
+
 std::string ConfigNode::describe() const {
   switch (kind) {
     case Kind::kNull:

@@ -36,6 +36,8 @@ struct ConfigNode {
 
   /// The first entry of that key, or null.
   ConfigEntry* find(std::string_view key);
+  /// The value at a dotted key, "train.optimizer.lr", or null.
+  const ConfigNode* at(std::string_view dotted_key) const;
   /// "nothing", "a list", "a section", "12", "the quoted text \"12\"".
   std::string describe() const;
 };

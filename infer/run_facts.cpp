@@ -17,16 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-const ConfigNode* find_node(const ConfigNode& root, const std::string& dotted_key) {
-  const ConfigNode* node = &root;
-  std::istringstream parts(dotted_key);
-  for (std::string part; node && std::getline(parts, part, '.');) {
-    const auto entry = std::ranges::find(node->entries, part, &ConfigEntry::key);
-    node = entry == node->entries.end() ? nullptr : &entry->value;
-  }
-  return node;
-}
-
 /// Runs `read` on a file that may be missing or damaged.
 void read_if_there(const fs::path& file, const std::function<void(const std::string&)>& read) {
   if (!fs::exists(file)) return;
@@ -81,15 +71,15 @@ void read_table(const std::string& text, RunFacts& facts) {
 }  // namespace
 
 std::string RunFacts::value(const std::string& key) const {
-  const ConfigNode* node = find_node(config, key);
+  const ConfigNode* node = config.at(key);
   return node ? node->scalar : "";
 }
 
 std::vector<std::string> RunFacts::datasets() const {
   std::vector<std::string> paths;
-  if (const ConfigNode* list = find_node(config, "data.train"))
+  if (const ConfigNode* list = config.at("data.train"))
     for (const ConfigNode& item : list->items)
-      if (const ConfigNode* path = find_node(item, "path")) paths.push_back(path->scalar);
+      if (const ConfigNode* path = item.at("path")) paths.push_back(path->scalar);
   return paths;
 }
 

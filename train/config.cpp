@@ -89,12 +89,11 @@ std::optional<DatasetInfo> common_tokenizer(const DataConfig& data) {
   return common;
 }
 
-/// What the run file says for `section`.`key`, nothing where it is silent.
-std::optional<std::string> given(ConfigNode& root, const char* section, const char* key) {
-  ConfigEntry* const entry = root.find(section);
-  ConfigEntry* const value = entry != nullptr ? entry->value.find(key) : nullptr;
-  return value != nullptr && value->value.kind == ConfigNode::Kind::kScalar
-             ? std::optional(value->value.scalar)
+/// What the run file says for a dotted key, nothing where it is silent.
+std::optional<std::string> given(const ConfigNode& root, std::string_view key) {
+  const ConfigNode* const value = root.at(key);
+  return value != nullptr && value->kind == ConfigNode::Kind::kScalar
+             ? std::optional(value->scalar)
              : std::nullopt;
 }
 
@@ -103,11 +102,9 @@ std::string default_run_directory(const std::filesystem::path& path, std::string
 }
 
 /// Where the run would lie, as far as the run file alone says it; else empty.
-std::string given_run_directory(ConfigNode& root, const std::filesystem::path& path) {
-  if (const auto dir = given(root, "run", "dir"); dir && !dir->empty()) return *dir;
-  ConfigEntry* const model = root.find("model");
-  const auto kind = model != nullptr ? given(model->value, "sink", "kind") : std::nullopt;
-  if (kind) return default_run_directory(path, *kind);
+std::string given_run_directory(const ConfigNode& root, const std::filesystem::path& path) {
+  if (const auto dir = given(root, "run.dir"); dir && !dir->empty()) return *dir;
+  if (const auto kind = given(root, "model.sink.kind")) return default_run_directory(path, *kind);
   std::vector<std::string> begun;   // the kind is the initial model's: where such a run has checkpoints
   for (const std::string_view any : kEnumNames<SinkKind>)
     if (const std::string dir = default_run_directory(path, any); !list_steps(dir).empty()) begun.push_back(dir);
@@ -254,7 +251,7 @@ RunConfig read_run_config(const std::filesystem::path& path,
   ConfigNode root = overridden_yaml(read_config_file(path), path.string(), overrides, problems);
   RunConfig config;
   std::optional<InitialModel> initial;
-  if (const auto from = given(root, "train", "init_from"); from && !from->empty()) {
+  if (const auto from = given(root, "train.init_from"); from && !from->empty()) {
     initial = find_initial_model(*from, given_run_directory(root, path));
     config.model = initial->config;
     if (initial->resumes) config.model.sink.token_ids.clear();  // the run file need not know of new rows

@@ -49,6 +49,15 @@ TEST(ParseNumber, TakesDecimalNumbersAndInfinity) {
     EXPECT_EQ(parse_number(text), std::nullopt) << text;
 }
 
+TEST(ConfigNode, AtFollowsADottedKey) {
+  const ConfigNode root = parse_yaml("a:\n  b: {c: 1}\n  b: 2\nd: [3]\n", "f");
+  ASSERT_NE(root.at("a.b.c"), nullptr);
+  EXPECT_EQ(root.at("a.b.c")->scalar, "1") << "the first of two";
+  EXPECT_EQ(root.at("d")->items.size(), 1u);
+  for (const char* key : {"", ".", "b", "a.", "a.c", "a.b.c.d", "d.0", ".a", "a..b"})
+    EXPECT_EQ(root.at(key), nullptr) << key;
+}
+
 TEST(EnumValue, IsTheInverseOfEnumName) {
   for (const Color color : {Color::kRed, Color::kGreen, Color::kBlue})
     EXPECT_EQ(enum_value<Color>(enum_name(color)), color);

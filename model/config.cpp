@@ -15,28 +15,22 @@ struct Traits {
   bool free_head_dim;      // else hidden_size / num_attention_heads
 };
 
+constexpr Traits kLlamaTraits = {.rms_norm = true,
+                                 .norm_bias = false,
+                                 .gated_mlp = true,
+                                 .one_key_head_each = false,
+                                 .free_head_dim = true};
+
 // By ModelType.
 constexpr Traits kTraits[] = {
-    {.rms_norm = true,  // llama
-     .norm_bias = false,
-     .gated_mlp = true,
-     .one_key_head_each = false,
-     .free_head_dim = true},
+    kLlamaTraits,        // llama
     {.rms_norm = false,  // gpt_neox
      .norm_bias = true,
      .gated_mlp = false,
      .one_key_head_each = true,
      .free_head_dim = false},
-    {.rms_norm = true,  // mistral
-     .norm_bias = false,
-     .gated_mlp = true,
-     .one_key_head_each = false,
-     .free_head_dim = true},
-    {.rms_norm = true,  // qwen2
-     .norm_bias = false,
-     .gated_mlp = true,
-     .one_key_head_each = false,
-     .free_head_dim = true},
+    kLlamaTraits,        // mistral
+    kLlamaTraits,        // qwen2
     {.rms_norm = false,  // mpt
      .norm_bias = false,
      .gated_mlp = false,

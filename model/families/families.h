@@ -53,6 +53,9 @@ struct ConfigKeys {
   bool tied = false;  // tie_word_embeddings where the file does not say
 };
 
+using ReadConfig = void(const ConfigJson& json, ModelConfig& config);
+using WriteConfig = void(const ModelConfig& config, nlohmann::ordered_json& json);
+
 struct Family {
   ModelType type;
   const char* architecture;  // "LlamaForCausalLM"
@@ -60,8 +63,8 @@ struct Family {
   ConfigKeys keys;
   std::vector<DiskModule> (*modules)(
       const ModelConfig&);  // layers' modules without prefix, the others in full
-  void (*read_config)(const ConfigJson& json, ModelConfig& config);
-  void (*write_config)(const ModelConfig& config, nlohmann::ordered_json& json);
+  ReadConfig* read_config;
+  WriteConfig* write_config;
 };
 
 const Family& llama_family();
@@ -77,10 +80,15 @@ std::vector<DiskTensor> disk_tensors(const ModelConfig& config);
 /// Buffers that old checkpoints carry and nobody needs: masks and inverse frequencies.
 bool is_legacy_buffer(const std::string& name);
 
-/// What mistral and qwen2 share with llama.
-std::vector<DiskModule> llama_modules(const ModelConfig& config);
-void read_llama_config(const ConfigJson& json, ModelConfig& config);
-void write_llama_config(const ModelConfig& config, nlohmann::ordered_json& json);
+/// What mistral and qwen2 share with llama: names on disk, and most of config.json.
+Family llama_like(ModelType type,
+                  const char* architecture,
+                  ReadConfig* read_config,
+                  WriteConfig* write_config);
+ReadConfig read_llama_config;
+WriteConfig write_llama_config;
+/// Mistral's and qwen2's `sliding_window`: null means none.
+WriteConfig write_window;
 
 /// Refuses any activation but `expected` under `key`.
 void require_activation(const ConfigJson& json,

@@ -6,6 +6,8 @@
 
 namespace basin {
 
+namespace {
+
 std::vector<DiskModule> llama_modules(const ModelConfig& config) {
   const int64_t q = config.heads() * config.head_size(),
                 kv = config.kv_heads() * config.head_size(), F = config.intermediate_size;
@@ -23,7 +25,11 @@ std::vector<DiskModule> llama_modules(const ModelConfig& config) {
   };
 }
 
+}  // namespace
+
 void read_llama_config(const ConfigJson& json, ModelConfig& config) {
+  if (config.model_type != ModelType::kLlama && !json.has("num_key_value_heads"))
+    json.refuse("num_key_value_heads", "missing");
   require_activation(json, "hidden_act", "silu");
   for (const char* key : {"attention_bias", "mlp_bias"})
     if (json.boolean(key, false))
@@ -46,6 +52,18 @@ void write_llama_config(const ModelConfig& config, nlohmann::ordered_json& json)
   json["attention_dropout"] = 0.0;
 }
 
+void write_window(const ModelConfig& config, nlohmann::ordered_json& json) {
+  json["sliding_window"] = nullptr;
+  if (config.sliding_window > 0) json["sliding_window"] = config.sliding_window;
+}
+
+Family llama_like(ModelType type,
+                  const char* architecture,
+                  ReadConfig* read_config,
+                  WriteConfig* write_config) {
+  return {type, architecture, "model.layers.", {}, llama_modules, read_config, write_config};
+}
+
 namespace {
 
 void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
@@ -57,13 +75,8 @@ void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
 }  // namespace
 
 const Family& llama_family() {
-  static const Family family = {ModelType::kLlama,
-                                "LlamaForCausalLM",
-                                "model.layers.",
-                                {},
-                                llama_modules,
-                                read_llama_config,
-                                write_config};
+  static const Family family =
+      llama_like(ModelType::kLlama, "LlamaForCausalLM", read_llama_config, write_config);
   return family;
 }
 

@@ -31,7 +31,6 @@ int64_t read_window(const ConfigJson& json, int64_t layers) {
 }
 
 void read_config(const ConfigJson& json, ModelConfig& config) {
-  if (!json.has("num_key_value_heads")) json.refuse("num_key_value_heads", "missing");
   read_llama_config(json, config);
   config.sliding_window = read_window(json, config.num_hidden_layers);
 }
@@ -40,21 +39,15 @@ void write_config(const ModelConfig& config, nlohmann::ordered_json& json) {
   const bool slides = config.sliding_window > 0;
   write_llama_config(config, json);
   json["use_sliding_window"] = slides;
-  json["sliding_window"] = nullptr;
-  if (slides) json["sliding_window"] = config.sliding_window;
+  write_window(config, json);
   json["max_window_layers"] = slides ? 0 : config.num_hidden_layers;
 }
 
 }  // namespace
 
 const Family& qwen2_family() {
-  static const Family family = {ModelType::kQwen2,
-                                "Qwen2ForCausalLM",
-                                "model.layers.",
-                                {},
-                                llama_modules,
-                                read_config,
-                                write_config};
+  static const Family family =
+      llama_like(ModelType::kQwen2, "Qwen2ForCausalLM", read_config, write_config);
   return family;
 }
 

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/transformer.h"
 #include "model/weight_shards.h"
 

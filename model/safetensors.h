@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "configs/files.h"
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/safetensors_header.h"
 
 namespace basin {

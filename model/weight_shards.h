@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/safetensors.h"
 
 namespace basin {

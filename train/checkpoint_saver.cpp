@@ -10,10 +10,10 @@
 #include <thread>
 
 #include "configs/clock.h"
-#include "configs/manifest.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer_sinks.h"
 #include "model/checkpoint.h"
+#include "model/manifest.h"
 #include "train/initial_model.h"
 #include "train/run_directory.h"
 #include "train/shards.h"

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "configs/manifest.h"
 #include "data/tokenizer.h"
+#include "model/manifest.h"
 #include "model/transformer.h"
 #include "train/comm.h"
 #include "train/optimizer.h"

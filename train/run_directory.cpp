@@ -14,7 +14,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "train/state.h"
 
 namespace basin {

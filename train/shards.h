@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/safetensors.h"
 #include "tests/model/temporary_directory.h"
 

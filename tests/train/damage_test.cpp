@@ -8,7 +8,7 @@
 #include <fstream>
 #include <set>
 
-#include "configs/manifest.h"
+#include "model/manifest.h"
 #include "model/safetensors.h"
 #include "tests/train/train_fixture.h"
 #include "train/trainer.h"

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "configs/manifest.h"
 #include "configs/yaml_config.h"
+#include "model/manifest.h"
 #include "tests/train/train_fixture.h"
 #include "train/trainer.h"
 

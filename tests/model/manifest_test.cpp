@@ -1,4 +1,4 @@
-#include "configs/manifest.h"
+#include "model/manifest.h"
 
 #include <gmock/gmock.h>
 #include <unistd.h>

@@ -1,14 +1,15 @@
-#include "configs/manifest.h"
+#include "model/manifest.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstring>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 #include <vector>
+
+#include "model/safetensors_header.h"
 
 namespace basin {
 namespace {
@@ -49,48 +50,20 @@ std::map<std::string, ManifestEntry> parse_manifest(const std::string& text) {
   return entries;
 }
 
-struct Range {
-  uint64_t begin, end;  // bytes from the start of the file
-};
-
-/// Where the header of a safetensors file says its tensors are. Throws when it does not parse, or
-/// its tensors do not fill the file (one that was damaged would send us to the wrong bytes).
-std::map<std::string, Range> tensor_ranges(std::string_view file) {
-  uint64_t length = 0;
-  if (file.size() < sizeof length) throw std::runtime_error("no header");
-  std::memcpy(&length, file.data(), sizeof length);
-  if (length > file.size() - sizeof length) throw std::runtime_error("no header");
-  const Json header = Json::parse(file.substr(sizeof length, length));
-  const uint64_t data = sizeof length + length;
-  std::map<std::string, Range> ranges;
-  std::multimap<uint64_t, uint64_t> ends;  // by begin
-  for (const auto& [name, tensor] : header.items()) {
-    if (name == "__metadata__") continue;
-    const Range range{data + tensor.at("data_offsets").at(0).get<uint64_t>(),
-                      data + tensor.at("data_offsets").at(1).get<uint64_t>()};
-    ranges[name] = range;
-    if (range.begin < range.end) ends.emplace(range.begin, range.end);
-  }
-  uint64_t covered = data;
-  for (const auto& [begin, end] : ends)
-    if (std::exchange(covered, end) != begin) throw std::runtime_error("a hole or an overlap");
-  if (covered != file.size()) throw std::runtime_error("tensors do not end where the file does");
-  return ranges;
-}
-
 /// Which part of a safetensors file is not what its manifest says: "its header", or tensors.
 std::string damaged_part(const fs::path& path, const std::map<std::string, std::string>& tensors) {
   const MappedFile mapped(path);
   const std::string_view file(reinterpret_cast<const char*>(mapped.data()), mapped.size_bytes());
   std::vector<std::string> damaged;
   try {
-    const std::map<std::string, Range> ranges = tensor_ranges(file);
+    const SafetensorsHeader header =
+        read_safetensors_header(path.string(), {mapped.data(), mapped.size_bytes()});
     for (const auto& [name, sum] : tensors) {
-      const Range range = ranges.at(name);
-      if (xxh3_hex(file.substr(range.begin, range.end - range.begin)) != sum)
+      const SafetensorsEntry& entry = header.entries.at(name);
+      if (xxh3_hex(file.substr(entry.begin, entry.end - entry.begin)) != sum)
         damaged.push_back(name);
     }
-  } catch (const std::exception&) {
+  } catch (const std::exception&) {  // a damaged header would send us to the wrong bytes
     damaged.clear();
   }
   constexpr size_t kShown = 5;

@@ -4,13 +4,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "configs/files.h"
 #include "model/checkpoint.h"
+#include "model/step_directories.h"
 
 namespace basin {
 namespace {
@@ -124,12 +123,11 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Devic
 
 std::string named_step(const fs::path& path) {
   const std::string name = without_slash(fs::absolute(path)).filename().string();
-  return name.starts_with("step-") ? name : "";
+  return step_of(name) ? name : "";
 }
 
 int64_t step_of_model(const fs::path& directory) {
-  const std::string name = named_step(fs::weakly_canonical(directory));
-  return name.empty() ? -1 : std::atoll(name.c_str() + std::strlen("step-"));
+  return step_of(named_step(fs::weakly_canonical(directory))).value_or(-1);
 }
 
 fs::path eval_directory(const fs::path& path) {

@@ -6,12 +6,8 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
-#include <functional>
-#include <map>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -21,6 +17,7 @@
 #include "model/families/config_writer.h"
 #include "model/families/disk_layout.h"
 #include "model/safetensors.h"
+#include "model/step_directories.h"
 #include "model/weight_files.h"
 
 namespace basin {
@@ -115,16 +112,6 @@ void check_tensors(const WeightFiles& stored,
                                          name_some(extra)));
 }
 
-/// N of "step-N", or nothing.
-std::optional<int64_t> step_number(const std::string& name) {
-  constexpr std::string_view kPrefix = "step-";
-  int64_t step = 0;
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  const char *begin = name.data() + kPrefix.size(), *end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(begin, end, step);
-  return error == std::errc() && stop == end ? std::optional(step) : std::nullopt;
-}
-
 }  // namespace
 
 ModelConfig read_model_config(const fs::path& directory) {
@@ -182,15 +169,7 @@ fs::path resolve_model_directory(const fs::path& path) {
     throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
   if (fs::exists(path / kConfig)) return path;
   if (fs::exists(path / "final" / kConfig)) return path / "final";
-  std::map<int64_t, fs::path, std::greater<>> steps;  // newest first
-  for (const fs::directory_entry& entry : fs::directory_iterator(path))
-    if (const auto step = step_number(entry.path().filename().string()))
-      steps[*step] = entry.path();
-  for (const auto& [step, directory] : steps) {
-    const std::optional<std::string> problem = manifest_problem(directory);
-    if (!problem) return directory;
-    spdlog::warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
-  }
+  if (const auto step = find_newest_model(path)) return *step;
   throw std::runtime_error(
       fmt::format("{}: no model here: looked for {}, for final/{} and for an intact step-*",
                   path.string(),

@@ -12,8 +12,8 @@
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
 #include "infer/attention_maps.h"
+#include "model/step_directories.h"
 #include "train/initial_model.h"
-#include "train/run_directory.h"
 #include "train/schedule.h"
 
 namespace basin {

@@ -13,7 +13,7 @@
 #include "data/tokenizer.h"
 #include "data/tokenizer_sinks.h"
 #include "model/checkpoint.h"
-#include "train/run_directory.h"
+#include "model/step_directories.h"
 
 namespace basin {
 namespace {

@@ -2,35 +2,22 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <set>
 #include <stdexcept>
 
 #include "configs/files.h"
-#include "model/manifest.h"
 #include "train/state.h"
 
 namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// The number of "step-NNNNNNNN", nothing for other names.
-std::optional<int64_t> step_of(const std::string& name) {
-  constexpr std::string_view kPrefix = "step-";
-  if (!name.starts_with(kPrefix) || name.size() < kPrefix.size() + 8) return std::nullopt;
-  int64_t step = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  return error == std::errc() && stop == end ? std::optional(step) : std::nullopt;
-}
 
 /// Renaming comes first: a kill half-way leaves no damaged checkpoint under its name.
 void remove_checkpoint(const fs::path& directory) {
@@ -68,34 +55,8 @@ RunLock::~RunLock() {
   close(fd_);
 }
 
-fs::path step_directory(const fs::path& run_directory, int64_t step) {
-  return run_directory / fmt::format("step-{:08}", step);
-}
-
 fs::path aside(const fs::path& directory, int64_t pid, int64_t attempt) {
   return fs::path(directory) += fmt::format(".tmp.{}.{}", pid, attempt);
-}
-
-std::vector<int64_t> list_steps(const fs::path& run_directory) {
-  std::vector<int64_t> steps;
-  if (!fs::is_directory(run_directory)) return steps;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run_directory)) {
-    if (!entry.is_directory() || entry.is_symlink()) continue;
-    if (const auto step = step_of(entry.path().filename().string())) steps.push_back(*step);
-  }
-  std::sort(steps.rbegin(), steps.rend());
-  return steps;
-}
-
-std::optional<int64_t> find_newest_intact(const fs::path& run_directory, int64_t newest) {
-  for (const int64_t step : list_steps(run_directory)) {
-    if (step > newest) continue;
-    const fs::path directory = step_directory(run_directory, step);
-    const std::optional<std::string> problem = manifest_problem(directory);
-    if (!problem) return step;
-    spdlog::warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
-  }
-  return std::nullopt;
 }
 
 void publish_checkpoint(const fs::path& from, const fs::path& directory) {
@@ -142,8 +103,9 @@ void remove_leftovers(const fs::path& run_directory) {
   std::vector<fs::path> leftovers;
   for (const fs::directory_entry& entry : fs::directory_iterator(run_directory)) {
     const std::string name = entry.path().filename().string();
-    if (const size_t at = name.find(".tmp.");
-        at != std::string::npos && step_of(name.substr(0, at)))
+    const size_t at = name.find(".tmp.");
+    const auto step = at == name.npos ? std::nullopt : step_of(name.substr(0, at));
+    if (step && name.starts_with(step_directory("", *step).string() + ".tmp."))
       leftovers.push_back(entry.path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path);

@@ -5,10 +5,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
-#include <optional>
-#include <vector>
 
+#include "model/step_directories.h"
 #include "train/config.h"
 
 namespace basin {
@@ -26,17 +24,10 @@ class RunLock {
   int fd_ = -1;
 };
 
-std::filesystem::path step_directory(const std::filesystem::path& run_directory, int64_t step);
-/// Where attempt number `attempt` of the process `pid` writes that directory.
+/// Where attempt number `attempt` of the process `pid` writes `step_directory`.
 std::filesystem::path aside(const std::filesystem::path& step_directory,
                             int64_t pid,
                             int64_t attempt);
-/// Steps of which a directory is there, whole or not, newest first.
-std::vector<int64_t> list_steps(const std::filesystem::path& run_directory);
-/// The newest step whose manifest holds, at most `newest`; logs why newer ones were passed over.
-/// Nothing when there is none.
-std::optional<int64_t> find_newest_intact(const std::filesystem::path& run_directory,
-                                          int64_t newest = std::numeric_limits<int64_t>::max());
 
 /// Gives a directory that is whole its name, durably; a damaged one of the same step goes.
 void publish_checkpoint(const std::filesystem::path& aside,

@@ -3,8 +3,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <set>
 #include <stdexcept>
+#include <unordered_set>
 #include <vector>
 
 namespace basin {
@@ -26,7 +26,7 @@ std::string_view beginning(std::string_view text) {
 }  // namespace
 
 nlohmann::json parse_untrusted_json(std::string_view text, const std::string& name) {
-  std::vector<std::set<std::string>> open;  // the keys so far of every object around
+  std::vector<std::unordered_set<std::string>> open;  // the keys so far of every object around
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using Event = nlohmann::json::parse_event_t;
     if (depth > kMaxDepth)
@@ -34,7 +34,7 @@ nlohmann::json parse_untrusted_json(std::string_view text, const std::string& na
           fmt::format("{}: JSON nested more than {} levels deep", name, kMaxDepth));
     if (event == Event::object_start) open.emplace_back();
     if (event == Event::object_end) open.pop_back();
-    if (event == Event::key && !open.back().insert(value.get<std::string>()).second)
+    if (event == Event::key && !open.back().insert(value.get_ref<const std::string&>()).second)
       throw std::runtime_error(fmt::format(
           "{}: key \"{}\" occurs twice", name, printable(value.get_ref<std::string&>())));
     return true;
@@ -42,11 +42,13 @@ nlohmann::json parse_untrusted_json(std::string_view text, const std::string& na
   try {
     return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::exception& e) {
-    // The library's message quotes what it read last, which may be very long.
+    // The library's message begins with "[json.exception.parse_error.101] " and quotes what it read
+    // last, which may be very long.
     std::string reason = e.what();
+    reason.erase(0, reason.find(' ') + 1);
     if (const size_t quote = reason.find("; last read: "); quote != std::string::npos)
       reason.resize(quote);
-    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", name, printable(reason)));
+    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", name, one_line(reason)));
   }
 }
 

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <stdexcept>
-#include <unordered_set>
-#include <vector>
 
 #include "configs/json_text.h"
 
@@ -13,40 +11,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kDeepest = 64;  // a tokenizer.json has about 8
-
 std::string type_name(const Json& value) {
   return value.is_number_integer() ? "an integer" : fmt::format("{}", value.type_name());
 }
 
 }  // namespace
-
-Json parse_json(std::string_view bytes, const std::string& file) {
-  std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
-  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
-    if (depth > kDeepest) {
-      throw std::runtime_error(
-          fmt::format("{}: is nested deeper than {} levels: no file of this kind", file, kDeepest));
-    }
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key &&
-               !keys.back().insert(value.get_ref<const std::string&>()).second) {
-      throw std::runtime_error(
-          fmt::format("{}: an object has the key {} twice", file, value.dump()));
-    }
-    return true;
-  };
-  try {
-    return Json::parse(bytes, check);
-  } catch (const Json::exception& error) {
-    const auto* parse = dynamic_cast<const Json::parse_error*>(&error);
-    throw std::runtime_error(fmt::format(
-        "{}: damaged JSON at byte {} of {}", file, parse ? parse->byte : 0, bytes.size()));
-  }
-}
 
 void JsonPlace::fail(const std::string& what) const {
   throw std::runtime_error(one_line(path_.empty() ? fmt::format("{}: {}", file_, what)

@@ -1,17 +1,12 @@
-// JSON files from elsewhere: parsed strictly (duplicate keys and deep nesting are refused) and read
-// with errors that name the file and the place in it, "DIR/tokenizer.json: model.merges[3]: ...".
+// JSON files from elsewhere, read with errors that name the file and the place in it,
+// "DIR/tokenizer.json: model.merges[3]: ...".
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 
 namespace basin {
-
-/// Throws std::runtime_error naming `file` for what is no JSON (with the byte), an object that has
-/// a key twice, or more than 64 levels.
-nlohmann::json parse_json(std::string_view bytes, const std::string& file);
 
 /// A value and where it stands. Refers to the value: it must not outlive the document. All errors
 /// are std::runtime_error.

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "data/json_place.h"
 #include "data/tokenizer.h"
 
@@ -33,7 +34,7 @@ bool is_ours(const fs::path& directory, const Tokenizer& sentencepiece) {
   }
   const fs::path config = directory / "config.json";
   return fs::exists(config) &&
-         !JsonPlace(parse_json(read_file(config), config.string()), config.string())
+         !JsonPlace(parse_untrusted_json(read_file(config), config.string()), config.string())
               .find("sink")
               .is_null();
 }
@@ -72,7 +73,7 @@ void warn_of_added_pieces(const fs::path& directory, int64_t pieces) {
 std::map<int64_t, AddedPiece> read_added_pieces(const fs::path& directory) {
   std::map<int64_t, AddedPiece> pieces;
   if (const fs::path path = directory / "tokenizer.json"; fs::exists(path)) {
-    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const nlohmann::json document = parse_untrusted_json(read_file(path), path.string());
     const JsonPlace added = JsonPlace(document, path.string()).find("added_tokens");
     for (size_t i = 0; !added.is_null() && i < added.size(); ++i) {
       pieces[added[i].at("id").integer(kLargestId)] = {added[i].at("content").string(),
@@ -81,14 +82,14 @@ std::map<int64_t, AddedPiece> read_added_pieces(const fs::path& directory) {
     return pieces;
   }
   if (const fs::path path = directory / "tokenizer_config.json"; fs::exists(path)) {
-    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const nlohmann::json document = parse_untrusted_json(read_file(path), path.string());
     const JsonPlace decoder = JsonPlace(document, path.string()).find("added_tokens_decoder");
     if (!decoder.is_null()) {
       return parse_decoder(decoder);
     }
   }
   if (const fs::path path = directory / "added_tokens.json"; fs::exists(path)) {
-    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const nlohmann::json document = parse_untrusted_json(read_file(path), path.string());
     const JsonPlace ids(document, path.string());
     for (const auto& [text, id] : ids.object()) {
       pieces[ids.at(text).integer(kLargestId)] = {text, false};
@@ -110,7 +111,7 @@ void Tokenizer::read_settings(const fs::path& directory) {
     if (!fs::exists(path)) {
       continue;
     }
-    const nlohmann::json document = parse_json(read_file(path), path.string());
+    const nlohmann::json document = parse_untrusted_json(read_file(path), path.string());
     const JsonPlace settings(document, path.string());
     const int64_t bos = id_of(token_named(settings, "bos_token")),
                   eos = id_of(token_named(settings, "eos_token"));

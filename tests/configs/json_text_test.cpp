@@ -22,10 +22,13 @@ std::string refusal(const std::string& text) {
 TEST(JsonText, ParsesAndNamesWhatItRefuses) {
   EXPECT_EQ(parse_untrusted_json(R"( {"a":[1,{"a":null}],"b":{"a":"x"}} )", "x")["b"]["a"], "x");
   EXPECT_EQ(refusal(R"({"a":1,"b":{"c":1,"c":2}})"), "x.json: key \"c\" occurs twice");
-  EXPECT_THAT(refusal("{"), HasSubstr("x.json: no valid JSON: "));
+  EXPECT_EQ(refusal("{"),
+            "x.json: no valid JSON: parse error at line 1, column 2: syntax error while parsing "
+            "object key - unexpected end of input; expected string literal");
   EXPECT_THAT(refusal(""), HasSubstr("x.json: no valid JSON: "));
   EXPECT_THAT(refusal("{} x"), HasSubstr("no valid JSON"));
   EXPECT_THAT(refusal("{\"a\": \"\xff\"}"), HasSubstr("no valid JSON"));
+  EXPECT_THAT(refusal(R"({"a": 1e999})"), HasSubstr("no valid JSON: number overflow"));
 }
 
 TEST(JsonText, MessagesStayShortAndInOneLine) {

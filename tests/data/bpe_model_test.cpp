@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 
+#include "configs/json_text.h"
 #include "data/encode_cache.h"
 #include "tests/data/data_fixture.h"
 
@@ -17,7 +18,7 @@ using ::testing::ElementsAre;
 using Ids = std::vector<int32_t>;
 
 BpeModel parse(const std::string& json, bool word_bytes = false) {
-  const nlohmann::json document = parse_json(json, "f");
+  const nlohmann::json document = parse_untrusted_json(json, "f");
   return BpeModel::parse(JsonPlace(document, "f"), word_bytes);
 }
 

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "configs/json_text.h"
 #include "data/text_normalizer.h"
 #include "tests/data/data_fixture.h"
 
@@ -13,7 +14,7 @@ using Words = std::vector<std::string>;
 
 template <class Part>
 Part parse(const std::string& json) {
-  const nlohmann::json document = parse_json(json, "f");
+  const nlohmann::json document = parse_untrusted_json(json, "f");
   return Part::parse(JsonPlace(document, "f"));
 }
 

@@ -1,8 +1,11 @@
 // basin export: a model for other software.
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <stdexcept>
 
+#include "configs/units.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
 #include "infer/export_gguf.h"
@@ -20,7 +23,13 @@ void run_hf(const Arguments& arguments) {
   HfExport options;
   options.out = arguments.out;
   options.dtype = arguments.dtype;
-  options.max_shard_bytes = parse_bytes(arguments.max_shard_size);
+  const auto bytes = parse_bytes(arguments.max_shard_size);
+  if (!bytes)
+    throw std::invalid_argument(
+        fmt::format("--max-shard-size: \"{}\" is no size: expected a number with B, kB, MB, GB, TB "
+                    "or KiB to TiB, such as 5GB",
+                    arguments.max_shard_size));
+  options.max_shard_bytes = *bytes;
   options.force = arguments.force;
   export_hugging_face(arguments.model, options);
 }

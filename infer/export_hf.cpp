@@ -6,7 +6,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string_view>
@@ -141,33 +140,6 @@ void export_hugging_face(const fs::path& model_path, const HfExport& options) {
   write_file(directory / "README.md", model_card(model, staged.target()));
   check_interrupt();
   staged.commit();
-}
-
-uint64_t parse_bytes(const std::string& text) {
-  double number = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  const std::string_view unit(stop, static_cast<size_t>(end - stop));
-  constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1},
-                                                            {"B", 1},
-                                                            {"KB", 1e3},
-                                                            {"kB", 1e3},
-                                                            {"MB", 1e6},
-                                                            {"GB", 1e9},
-                                                            {"TB", 1e12},
-                                                            {"KiB", 0x1p10},
-                                                            {"MiB", 0x1p20},
-                                                            {"GiB", 0x1p30},
-                                                            {"TiB", 0x1p40}};
-  const auto* known = std::ranges::find(kUnits, unit, &std::pair<std::string_view, double>::first);
-  const double bytes =
-      error == std::errc() && known != std::end(kUnits) ? number * known->second : 0;
-  if (!(bytes >= 1 && bytes < 0x1p63))
-    throw std::invalid_argument(
-        fmt::format("\"{}\" is no size: expected a number with B, kB, MB, GB, TB or KiB to TiB, "
-                    "such as 5GB",
-                    text));
-  return static_cast<uint64_t>(bytes);
 }
 
 }  // namespace basin

@@ -19,7 +19,4 @@ struct HfExport {
 /// written, std::runtime_error for weights that the dtype cannot hold.
 void export_hugging_face(const std::filesystem::path& model_path, const HfExport& options);
 
-/// "5GB", "500MB", "2GiB" or a number of bytes; std::invalid_argument for anything else.
-uint64_t parse_bytes(const std::string& text);
-
 }  // namespace basin

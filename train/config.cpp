@@ -2,12 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <array>
-#include <charconv>
 #include <filesystem>
 #include <optional>
 #include <stdexcept>
 
+#include "configs/units.h"
 #include "configs/yaml_config.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
@@ -145,22 +144,9 @@ void check_tokens(const std::string& path, const ModelConfig& model) {
 }  // namespace
 
 double duration_s(const std::string& text, const std::string& key) {
-  double total = 0;
-  const char* at = text.data();
-  const char* end = at + text.size();
-  while (at != end) {
-    double number = 0;
-    const auto [stop, error] = std::from_chars(at, end, number);
-    const std::string_view units = "smhd";
-    const size_t unit = stop == end ? std::string_view::npos : units.find(*stop);
-    if (error != std::errc() || unit == std::string_view::npos || !(number >= 0)) {
-      throw std::invalid_argument(
-          fmt::format("{}: \"{}\" is no duration; write it like 90m, 1h30m or 45s", key, text));
-    }
-    total += number * std::array{1.0, 60.0, 3600.0, 86400.0}[unit];
-    at = stop + 1;
-  }
-  return total;
+  if (const auto seconds = parse_duration_s(text)) return *seconds;
+  throw std::invalid_argument(
+      fmt::format("{}: \"{}\" is no duration; write it like 90m, 1h30m or 45s", key, text));
 }
 
 std::vector<std::string> DistributedConfig::problems() const {

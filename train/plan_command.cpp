@@ -3,11 +3,11 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
-#include <charconv>
 #include <memory>
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/units.h"
 #include "train/commands.h"
 #include "train/plan_output.h"
 
@@ -36,21 +36,13 @@ struct PlanOptions {
   bool json = false, scaling = false;
 };
 
-/// "80GiB", "80GB", "512MiB" and the like.
-double parse_bytes(const std::string& text) {
-  double number = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  const std::string unit(stop, end);
-  if (error == std::errc() && number > 0) {
-    for (double binary = 1024, decimal = 1000; const char prefix : std::string_view("KMGT")) {
-      if (unit == std::string{prefix} + "iB") return number * binary;
-      if (unit == std::string{prefix} + "B") return number * decimal;
-      binary *= 1024, decimal *= 1000;
-    }
-  }
-  throw std::invalid_argument(
-      fmt::format("--memory: \"{}\" is no size; write it like 80GiB, 80GB or 512MiB", text));
+/// "80GiB", "80GB", "512MiB" and the like: a number alone would be a guess.
+double memory_bytes(const std::string& text) {
+  const auto bytes = text.ends_with('B') ? parse_bytes(text) : std::nullopt;
+  if (!bytes)
+    throw std::invalid_argument(
+        fmt::format("--memory: \"{}\" is no size; write it like 80GiB, 80GB or 512MiB", text));
+  return static_cast<double>(*bytes);
 }
 
 /// Collectives reach about this share of what links and adapters are sold with
@@ -76,7 +68,7 @@ PlanMachine machine_of(const PlanOptions& options, const RunConfig& config) {
     if (link == 0) link = gpu.link_bytes_per_s;
   }
   if (options.device_flops > 0) machine.peak_flops = options.device_flops;
-  if (!options.memory.empty()) machine.memory_bytes = parse_bytes(options.memory);
+  if (!options.memory.empty()) machine.memory_bytes = memory_bytes(options.memory);
   machine.link_bytes_per_s = kReached * link;
   machine.network_bytes_per_s =
       kReached * static_cast<double>(options.adapters) * options.adapter_gbit_per_s * 1e9 / 8;

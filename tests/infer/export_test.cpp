@@ -290,13 +290,5 @@ TEST_F(ExportTest, TheCardSaysWhatIsKnownOfTheStepAndWhatIsNot) {
               AllOf(Not(HasSubstr("5.55")), Not(HasSubstr("2.71")), Not(HasSubstr("/known"))));
 }
 
-TEST(ParseBytes, TakesSizesAndNothingElse) {
-  EXPECT_EQ(parse_bytes("5GB"), 5'000'000'000u);
-  EXPECT_EQ(parse_bytes("1.5MiB"), 1'572'864u);
-  EXPECT_EQ(parse_bytes("12"), 12u);
-  for (const char* text : {"", "GB", "5 GB", "-1", "0", "1e30GB", "nan", "inf", "5GBs"})
-    EXPECT_THROW(parse_bytes(text), std::invalid_argument) << text;
-}
-
 }  // namespace
 }  // namespace basin

@@ -14,7 +14,7 @@ static_assert(std::endian::native == std::endian::little,
               "the format is little-endian and is read as it lies");
 
 constexpr std::string_view kOldMagic("TNTIDX\0\0", 8);
-constexpr size_t kHeaderBytes = 34;
+constexpr size_t kHeaderBytes = dataset_index_bytes(0, 0);
 constexpr std::string_view kDtypeNames[] = {
     "none", "uint8", "int8", "int16", "int32", "int64", "float64", "float32", "uint16"};
 
@@ -84,7 +84,7 @@ Header read_header(const Index& idx) {
   const bool plausible =
       header.sequences <= bytes.size() / 12 && header.boundaries <= bytes.size() / 8;
   const uint64_t expected =
-      plausible ? kHeaderBytes + 12 * header.sequences + 8 * header.boundaries : 0;
+      plausible ? dataset_index_bytes(header.sequences, header.boundaries) : 0;
   const bool has_modes =
       bytes.size() == expected + header.sequences;  // multimodal datasets append int8 modes[S]
   if (!plausible || (bytes.size() != expected && !has_modes)) {

@@ -16,6 +16,15 @@ inline constexpr std::string_view kDatasetMagic("MMIDIDX\0\0", 9);
 /// Dtype codes of token ids that are written; 1 uint8, 3 int16 and 5 int64 are read, too.
 inline constexpr uint8_t kDatasetInt32 = 4, kDatasetUint16 = 8;
 
+/// Of a token id as it is written: uint16 below 65500 pieces, else int32 (Megatron-LM's rule).
+constexpr int dataset_item_bytes(int64_t vocab_size) {
+  return vocab_size < 65500 ? 2 : 4;
+}
+/// Of PREFIX.idx: header, a size and a pointer for each sequence, `boundaries` of documents.
+constexpr uint64_t dataset_index_bytes(uint64_t sequences, uint64_t boundaries) {
+  return 34 + 12 * sequences + 8 * boundaries;
+}
+
 struct DatasetIndex {
   int item_bytes = 2;
   bool is_unsigned = true;

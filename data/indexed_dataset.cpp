@@ -10,8 +10,6 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "data/dataset_index.h"
-
 namespace basin {
 namespace {
 
@@ -71,14 +69,7 @@ constexpr int64_t kScanTokens = 1 << 16;  // tokens a thread looks at in one pie
 IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
     : name_(prefix.string()), bin_(open_part(prefix, ".bin")) {
   const MappedFile file = open_part(prefix, ".idx");
-  DatasetIndex index =
-      read_dataset_index(name_, {file.data(), file.size_bytes()}, bin_.size_bytes());
-  item_bytes_ = index.item_bytes;
-  is_unsigned_ = index.is_unsigned;
-  contiguous_ = index.contiguous;
-  offsets_ = std::move(index.offsets);
-  pointers_ = std::move(index.pointers);
-  document_offsets_ = std::move(index.document_offsets);
+  index_ = read_dataset_index(name_, {file.data(), file.size_bytes()}, bin_.size_bytes());
 }
 
 void IndexedDataset::read(int64_t begin, std::span<int64_t> out) const {
@@ -88,19 +79,20 @@ void IndexedDataset::read(int64_t begin, std::span<int64_t> out) const {
   }
   int64_t* to = out.data();
   const auto copy = [&](int64_t byte, int64_t count) {
-    for_each_token(bin_.data() + byte, count, item_bytes_, is_unsigned_, [&to](int64_t token) {
-      *to++ = token;
-    });
+    for_each_token(
+        bin_.data() + byte, count, index_.item_bytes, index_.is_unsigned, [&to](int64_t token) {
+          *to++ = token;
+        });
   };
-  if (contiguous_) {
-    return copy(begin * item_bytes_, static_cast<int64_t>(out.size()));
+  if (index_.contiguous) {
+    return copy(begin * index_.item_bytes, static_cast<int64_t>(out.size()));
   }
   auto left = static_cast<int64_t>(out.size());
-  size_t sequence =
-      std::upper_bound(offsets_.begin(), offsets_.end(), begin) - offsets_.begin() - 1;
+  const std::vector<int64_t>& offsets = index_.offsets;
+  size_t sequence = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
   for (int64_t at = begin; left > 0; ++sequence) {
-    const int64_t count = std::min(left, offsets_[sequence + 1] - at);
-    copy(pointers_[sequence] + (at - offsets_[sequence]) * item_bytes_, count);
+    const int64_t count = std::min(left, offsets[sequence + 1] - at);
+    copy(index_.pointers[sequence] + (at - offsets[sequence]) * index_.item_bytes, count);
     at += count;
     left -= count;
   }
@@ -108,8 +100,8 @@ void IndexedDataset::read(int64_t begin, std::span<int64_t> out) const {
 
 std::string IndexedDataset::contents() const {
   const std::string_view bin(reinterpret_cast<const char*>(bin_.data()), bin_.size_bytes()),
-      ends(reinterpret_cast<const char*>(document_offsets_.data()),
-           document_offsets_.size() * sizeof(int64_t));
+      ends(reinterpret_cast<const char*>(index_.document_offsets.data()),
+           index_.document_offsets.size() * sizeof(int64_t));
   const size_t part = std::min<size_t>(bin.size(), 1 << 20);
   const std::string sums =
       xxh3_hex(ends) + xxh3_hex(bin.substr(0, part)) + xxh3_hex(bin.substr(bin.size() - part));
@@ -175,7 +167,7 @@ std::optional<int64_t> IndexedDataset::find_any(std::span<const int64_t> ids) co
 IndexedDatasetWriter::IndexedDatasetWriter(const std::filesystem::path& prefix, int64_t vocab_size)
     : bin_(with_suffix(prefix, ".bin")),
       idx_(with_suffix(prefix, ".idx")),
-      narrow_(vocab_size < 65500) {}
+      narrow_(dataset_item_bytes(vocab_size) == 2) {}
 
 void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
   if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {

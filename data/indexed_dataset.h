@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "data/dataset_index.h"
 
 namespace basin {
 
@@ -28,11 +29,11 @@ class IndexedDataset {
   explicit IndexedDataset(const std::filesystem::path& prefix);
   IndexedDataset(IndexedDataset&&) noexcept = default;
 
-  int64_t num_tokens() const { return offsets_.empty() ? 0 : offsets_.back(); }
-  int64_t num_documents() const { return static_cast<int64_t>(document_offsets_.size()) - 1; }
+  int64_t num_tokens() const { return index_.offsets.empty() ? 0 : index_.offsets.back(); }
+  int64_t num_documents() const { return std::ssize(index_.document_offsets) - 1; }
   /// Token positions [begin, end) of document i.
   std::pair<int64_t, int64_t> document(int64_t i) const {
-    return {document_offsets_[i], document_offsets_[i + 1]};
+    return {index_.document_offsets[i], index_.document_offsets[i + 1]};
   }
   /// Copies tokens [begin, begin + out.size()).
   void read(int64_t begin, std::span<int64_t> out) const;
@@ -50,14 +51,7 @@ class IndexedDataset {
  private:
   std::string name_;
   MappedFile bin_;
-  int item_bytes_ = 2;
-  bool is_unsigned_ = true;
-  bool contiguous_ = true;  // sequences lie in order without gaps: the usual case, which needs no
-                            // table per sequence
-  std::vector<int64_t>
-      offsets_;  // first token position of each sequence, and the total; {0, total} when contiguous
-  std::vector<int64_t> pointers_;  // byte offset of each sequence in .bin; empty when contiguous
-  std::vector<int64_t> document_offsets_;  // first token position of each document, and the total
+  DatasetIndex index_;
   std::unique_ptr<std::atomic<int64_t>> max_token_ =
       std::make_unique<std::atomic<int64_t>>(kUnknownToken);
 

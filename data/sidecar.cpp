@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "data/dataset_index.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
 
@@ -42,10 +43,10 @@ bool split_is_there(const fs::path& prefix,
                     const std::string& split,
                     const SplitCounts& counts,
                     int64_t vocab_size) {
-  const uint64_t item_bytes = vocab_size < 65500 ? 2 : 4;
-  return has_size(output_path(prefix, split + ".bin"), counts.tokens * item_bytes) &&
+  return has_size(output_path(prefix, split + ".bin"),
+                  counts.tokens * dataset_item_bytes(vocab_size)) &&
          has_size(output_path(prefix, split + ".idx"),
-                  34 + 12 * counts.documents + 8 * (counts.documents + 1));
+                  dataset_index_bytes(counts.documents, counts.documents + 1));
 }
 
 /// The sidecar, or nothing when the file is absent or not ours.

@@ -66,7 +66,7 @@ void run_prepare(const PrepareOptions& options, bool json) {
 
 }  // namespace
 
-void add_prepare(CLI::App& app, int& status) {
+void add_prepare(CLI::App& app) {
   auto options = std::make_shared<PrepareOptions>();
   auto json = std::make_shared<bool>(false);
   CLI::App* verb =
@@ -104,10 +104,7 @@ void add_prepare(CLI::App& app, int& status) {
       "example:\n  basin prepare --input books/ 'news/*.jsonl.zst' --out data/corpus --vocab-size "
       "8192 --holdout 0.01\n"
       "The same command again finds its output up to date and does nothing.");
-  verb->callback([options, json, &status] {
-    run_prepare(*options, *json);
-    status = 0;
-  });
+  verb->callback([options, json] { run_prepare(*options, *json); });
 }
 
 }  // namespace basin

@@ -7,6 +7,6 @@ class App;
 
 namespace basin {
 
-void add_prepare(CLI::App& app, int& status);
+void add_prepare(CLI::App& app);
 
 }  // namespace basin

@@ -74,7 +74,7 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_attention(CLI::App& app, int& status) {
+void add_attention(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand(
       "attention", "attention-sink metric and mean attention maps per layer and head");
@@ -88,10 +88,7 @@ void add_attention(CLI::App& app, int& status) {
       "also write attention.json into the run's eval/ folder, attention-step-XXXXXXXX.json where "
       "MODEL names a step");
   verb->footer("Example: basin attention runs/demo-sink --dataset data/demo_heldout");
-  verb->callback([arguments, &status] {
-    run(*arguments);
-    status = 0;
-  });
+  verb->callback([arguments] { run(*arguments); });
 }
 
 }  // namespace basin

@@ -1,5 +1,4 @@
-// The verbs of this room. Each registers its subcommand; its callback does the work and sets
-// `status`.
+// The verbs of this room. Each registers its subcommand; its callback does the work.
 #pragma once
 
 namespace CLI {
@@ -8,9 +7,9 @@ class App;
 
 namespace basin {
 
-void add_evaluate(CLI::App& app, int& status);
-void add_attention(CLI::App& app, int& status);
-void add_generate(CLI::App& app, int& status);
-void add_export(CLI::App& app, int& status);
+void add_evaluate(CLI::App& app);
+void add_attention(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_export(CLI::App& app);
 
 }  // namespace basin

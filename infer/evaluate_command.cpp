@@ -89,7 +89,7 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_evaluate(CLI::App& app, int& status) {
+void add_evaluate(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand("evaluate",
                                       "perplexity of documents under streaming, with any number of "
@@ -151,10 +151,7 @@ void add_evaluate(CLI::App& app, int& status) {
       "character of\n"
       "the choice, acc_bytes per byte; last words: acc by greedy decoding, perplexity of the "
       "word.");
-  verb->callback([arguments, &status] {
-    run(*arguments);
-    status = 0;
-  });
+  verb->callback([arguments] { run(*arguments); });
 }
 
 }  // namespace basin

@@ -44,7 +44,7 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_export(CLI::App& app, int& status) {
+void add_export(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand("export", "a model as other software loads it");
   verb->add_option("MODEL",
@@ -70,10 +70,7 @@ void add_export(CLI::App& app, int& status) {
   verb->footer(
       "Examples:\n  basin export runs/demo-sink --format hf --out exported/demo-sink\n"
       "  basin export runs/demo-sink --format gguf --dtype q8_0 --out demo-sink.gguf");
-  verb->callback([arguments, &status] {
-    run(*arguments);
-    status = 0;
-  });
+  verb->callback([arguments] { run(*arguments); });
 }
 
 }  // namespace basin

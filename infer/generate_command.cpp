@@ -128,7 +128,7 @@ void run(const Arguments& arguments) {
 
 }  // namespace
 
-void add_generate(CLI::App& app, int& status) {
+void add_generate(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand(
       "generate", "continues a prompt, for ever if wanted, with a cache of constant size");
@@ -177,10 +177,7 @@ void add_generate(CLI::App& app, int& status) {
   verb->footer(
       "Example: basin generate runs/demo-sink --prompt 'My fellow citizens' --max-tokens 200 "
       "--temperature 0.8");
-  verb->callback([arguments, &status] {
-    run(*arguments);
-    status = 0;
-  });
+  verb->callback([arguments] { run(*arguments); });
 }
 
 }  // namespace basin

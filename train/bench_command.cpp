@@ -26,7 +26,7 @@ struct BenchArguments {
 
 // Options of every benchmark. `run` gives the rows.
 template <class Run>
-void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, int& status, Run run) {
+void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, Run run) {
   verb->add_option("--repetitions",
                    a->options.repetitions,
                    "timed runs; the median counts, the spread is shown")
@@ -38,25 +38,22 @@ void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, int& s
   verb->add_option("--threads", a->threads, "CPU threads; 0: all cores")
       ->check(CLI::Range(0, 4096));
   verb->add_flag("--json", a->json, "one JSON document instead of a table");
-  verb->callback([a, &status, run] {
+  verb->callback([a, run] {
     if (a->threads > 0) at::set_num_threads(a->threads);
     a->options.peaks = !a->no_peaks;
     const std::vector<BenchRow> rows = run(*a);
     write_stdout(a->json ? BenchRow(rows).dump(1) + "\n" : bench_table(rows));
-    status = 0;
   });
 }
 
 template <class Run>
-CLI::App* add_infer_bench(CLI::App* bench,
-                          const char* name,
-                          const char* about,
-                          const char* footer,
-                          int64_t tokens,
-                          const std::shared_ptr<BenchArguments>& shared,
-                          int& status,
-                          Run run) {
-  const auto a = std::make_shared<BenchArguments>(*shared);
+void add_infer_bench(CLI::App* bench,
+                     const char* name,
+                     const char* about,
+                     const char* footer,
+                     int64_t tokens,
+                     Run run) {
+  const auto a = std::make_shared<BenchArguments>();
   a->infer.tokens = tokens;
   CLI::App* verb = bench->add_subcommand(name, about);
   verb->add_option("SUBJECT",
@@ -103,53 +100,109 @@ CLI::App* add_infer_bench(CLI::App* bench,
     verb->add_flag("--no-peaks", a->no_peaks, "do not measure the read bandwidth");
   }
   verb->footer(footer);
-  add_common(verb, a, status, [run](const BenchArguments& b) { return run(b.infer, b.options); });
-  return verb;
+  add_common(verb, a, [run](const BenchArguments& b) { return run(b.infer, b.options); });
+}
+
+void add_train_bench(CLI::App* bench) {
+  const auto a = std::make_shared<BenchArguments>();
+  CLI::App* verb = bench->add_subcommand("train", "training steps of a run file, on random tokens");
+  verb->add_option("CONFIG", a->train.config_path, "run file (YAML)")->required();
+  verb->add_option("--set", a->train.overrides, "override a key of the run file; may be repeated")
+      ->type_size(1)
+      ->allow_extra_args(false);
+  verb->add_option("--steps", a->train.steps, "steps of one timed run")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->add_option(
+      "--save", a->train.save, "also write the initial model and all batches (batches.npy) here");
+  verb->add_flag("--no-peaks", a->no_peaks, "do not measure the peak of the matrix product");
+  verb->add_option("--peak-flops",
+                   a->options.peak_flops,
+                   "the data sheet's peak in FLOP/s, for mfu: 989e12 for bf16 on an H100")
+      ->check(CLI::PositiveNumber);
+  verb->footer(
+      "Example: basin bench train configs/demo.yaml --set model.vocab_size=2048 --steps 20");
+  add_common(verb, a, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_train(b.train, b.options)};
+  });
+}
+
+void add_checkpoint_bench(CLI::App* bench) {
+  const auto a = std::make_shared<BenchArguments>();
+  a->options.repetitions = 3;
+  CLI::App* verb = bench->add_subcommand(
+      "checkpoint", "what saving costs a training run, and what resuming takes");
+  verb->add_option("CONFIG", a->checkpoint.config_path, "run file (YAML)")->required();
+  verb->add_option(
+          "--set", a->checkpoint.overrides, "override a key of the run file; may be repeated")
+      ->type_size(1)
+      ->allow_extra_args(false);
+  verb->add_option("--every", a->checkpoint.every, "steps between saves")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--saves", a->checkpoint.saves, "saves of one run, beside its last")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->footer(
+      "Example: basin bench checkpoint configs/demo.yaml --set model.vocab_size=2048 --every 20");
+  add_common(verb, a, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_checkpoint(b.checkpoint, b.options)};
+  });
+}
+
+void add_load_bench(CLI::App* bench) {
+  const auto a = std::make_shared<BenchArguments>();
+  a->options.repetitions = 3;
+  CLI::App* verb = bench->add_subcommand(
+      "load", "opening a model directory against reading its files, and the memory that it takes");
+  verb->add_option("MODEL", a->load.model, "a model directory, a run or one of its steps")
+      ->required();
+  verb->add_option("--dtype", a->load.dtype, "weights in memory: float32 or bfloat16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  add_device_option(*verb, a->load.device);
+  verb->footer("Example: basin bench load runs/demo-token --dtype bfloat16 --json");
+  add_common(verb, a, [](const BenchArguments& b) {
+    return std::vector<BenchRow>{bench_load(b.load, b.options)};
+  });
+}
+
+void add_prepare_bench(CLI::App* bench) {
+  const auto a = std::make_shared<BenchArguments>();
+  CLI::App* verb =
+      bench->add_subcommand("prepare", "tokenising text in memory, on one thread and on all");
+  verb->add_option("--text", a->prepare.text, "text files, folders or globs")->required();
+  verb->add_option(
+          "--tokenizer", a->prepare.tokenizer, "PREFIX.model of prepare, or a tokenizer.json")
+      ->required();
+  verb->add_option("--text-key", a->prepare.text_key, "which key of a .jsonl line holds its text")
+      ->capture_default_str();
+  verb->add_option("--max-bytes", a->prepare.max_bytes, "of text, at most")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  verb->footer(
+      "Example: basin bench prepare --text .deps/corpus/plays --tokenizer "
+      "runs/demo/data/demo.model");
+  add_common(verb, a, [](const BenchArguments& b) { return bench_prepare(b.prepare, b.options); });
 }
 
 }  // namespace
 
-void add_bench(CLI::App& app, int& status) {
+void add_bench(CLI::App& app) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "how fast this machine trains, saves, loads, prefills, decodes, streams and prepares");
+      "bench",
+      "how fast this machine trains, saves, loads, prefills, decodes, streams and prepares");
   bench->require_subcommand(1);
   bench->footer(
       "Example: basin bench decode configs/llama-60m.yaml --set model.vocab_size=32000 --dtype "
       "bfloat16");
-  const auto shared = std::make_shared<BenchArguments>();
-
-  const auto a = std::make_shared<BenchArguments>(*shared);
-  CLI::App* train =
-      bench->add_subcommand("train", "training steps of a run file, on random tokens");
-  train->add_option("CONFIG", a->train.config_path, "run file (YAML)")->required();
-  train->add_option("--set", a->train.overrides, "override a key of the run file; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
-  train->add_option("--steps", a->train.steps, "steps of one timed run")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  train->add_option(
-      "--save", a->train.save, "also write the initial model and all batches (batches.npy) here");
-  train->add_flag("--no-peaks", a->no_peaks, "do not measure the peak of the matrix product");
-  train
-      ->add_option("--peak-flops",
-                   a->options.peak_flops,
-                   "the data sheet's peak in FLOP/s, for mfu: 989e12 for bf16 on an H100")
-      ->check(CLI::PositiveNumber);
-  train->footer(
-      "Example: basin bench train configs/demo.yaml --set model.vocab_size=2048 --steps 20");
-  add_common(train, a, status, [](const BenchArguments& b) {
-    return std::vector<BenchRow>{bench_train(b.train, b.options)};
-  });
-
+  add_train_bench(bench);
   add_infer_bench(
       bench,
       "prefill",
       "a prompt through the layers in parallel",
       "Example: basin bench prefill configs/pythia-160m.yaml --tokens 512 --dtype bfloat16",
       512,
-      shared,
-      status,
       bench_prefill);
   add_infer_bench(
       bench,
@@ -157,8 +210,6 @@ void add_bench(CLI::App& app, int& status) {
       "token by token with a full cache; the likeliest token is fed back",
       "Example: basin bench decode configs/pythia-160m.yaml --cache 256,1024,4096 --dtype bfloat16",
       64,
-      shared,
-      status,
       bench_decode);
   add_infer_bench(
       bench,
@@ -166,67 +217,10 @@ void add_bench(CLI::App& app, int& status) {
       "streaming perplexity of one long text, in parallel",
       "Example: basin bench stream configs/pythia-160m.yaml --cache 1024 --tokens 16384",
       8192,
-      shared,
-      status,
       bench_stream);
-
-  const auto c = std::make_shared<BenchArguments>(*shared);
-  c->options.repetitions = 3;
-  CLI::App* checkpoint = bench->add_subcommand(
-      "checkpoint", "what saving costs a training run, and what resuming takes");
-  checkpoint->add_option("CONFIG", c->checkpoint.config_path, "run file (YAML)")->required();
-  checkpoint
-      ->add_option(
-          "--set", c->checkpoint.overrides, "override a key of the run file; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
-  checkpoint->add_option("--every", c->checkpoint.every, "steps between saves")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  checkpoint->add_option("--saves", c->checkpoint.saves, "saves of one run, beside its last")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  checkpoint->footer(
-      "Example: basin bench checkpoint configs/demo.yaml --set model.vocab_size=2048 --every 20");
-  add_common(checkpoint, c, status, [](const BenchArguments& b) {
-    return std::vector<BenchRow>{bench_checkpoint(b.checkpoint, b.options)};
-  });
-
-  const auto l = std::make_shared<BenchArguments>(*shared);
-  l->options.repetitions = 3;
-  CLI::App* load = bench->add_subcommand(
-      "load", "opening a model directory against reading its files, and the memory that it takes");
-  load->add_option("MODEL", l->load.model, "a model directory, a run or one of its steps")
-      ->required();
-  load->add_option("--dtype", l->load.dtype, "weights in memory: float32 or bfloat16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"float32", "bfloat16"}));
-  add_device_option(*load, l->load.device);
-  load->footer("Example: basin bench load runs/demo-token --dtype bfloat16 --json");
-  add_common(load, l, status, [](const BenchArguments& b) {
-    return std::vector<BenchRow>{bench_load(b.load, b.options)};
-  });
-
-  const auto p = std::make_shared<BenchArguments>(*shared);
-  CLI::App* prepare =
-      bench->add_subcommand("prepare", "tokenising text in memory, on one thread and on all");
-  prepare->add_option("--text", p->prepare.text, "text files, folders or globs")->required();
-  prepare
-      ->add_option(
-          "--tokenizer", p->prepare.tokenizer, "PREFIX.model of prepare, or a tokenizer.json")
-      ->required();
-  prepare
-      ->add_option("--text-key", p->prepare.text_key, "which key of a .jsonl line holds its text")
-      ->capture_default_str();
-  prepare->add_option("--max-bytes", p->prepare.max_bytes, "of text, at most")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  prepare->footer(
-      "Example: basin bench prepare --text .deps/corpus/plays --tokenizer "
-      "runs/demo/data/demo.model");
-  add_common(prepare, p, status, [](const BenchArguments& b) {
-    return bench_prepare(b.prepare, b.options);
-  });
+  add_checkpoint_bench(bench);
+  add_load_bench(bench);
+  add_prepare_bench(bench);
 }
 
 }  // namespace basin

@@ -57,15 +57,15 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("basin {}, LibTorch {}, {}, kernels {}", BASIN_VERSION, TORCH_VERSION, BASIN_CUDA_BUILD, basin::kernels::instruction_set()));
   int status = 0;
-  basin::add_prepare(app, status);
+  basin::add_prepare(app);
   basin::add_plan(app, status);
   basin::add_train(app, status);
-  basin::add_evaluate(app, status);
-  basin::add_attention(app, status);
-  basin::add_generate(app, status);
-  basin::add_export(app, status);
-  basin::add_report(app, status);
-  basin::add_bench(app, status);
+  basin::add_evaluate(app);
+  basin::add_attention(app);
+  basin::add_generate(app);
+  basin::add_export(app);
+  basin::add_report(app);
+  basin::add_bench(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -67,7 +67,7 @@ void make_report(const ReportOptions& options) {
 
 }  // namespace
 
-void add_report(CLI::App& app, int& status) {
+void add_report(CLI::App& app) {
   auto options = std::make_shared<ReportOptions>();
   CLI::App* verb = app.add_subcommand(
       "report",
@@ -77,10 +77,7 @@ void add_report(CLI::App& app, int& status) {
                    "the page; default report.html in the run, or beside the runs when there are several");
   verb->add_option("--svg", options->svg_directory, "also write loss.svg, streaming.svg and, where earlier steps were streamed, eviction.svg into this directory");
   verb->footer("Example:\n  basin report runs/demo-none runs/demo-sink --out runs/demo/report.html");
-  verb->callback([options, &status] {
-    make_report(*options);
-    status = 0;
-  });
+  verb->callback([options] { make_report(*options); });
 }
 
 }  // namespace basin

@@ -2,10 +2,11 @@
 // elsewhere. Silent below two seconds of work.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <string>
+
+#include "configs/clock.h"
 
 namespace basin {
 
@@ -24,7 +25,6 @@ class Progress {
  private:
   void print(bool last);
 
-  using Clock = std::chrono::steady_clock;
   std::mutex mutex_;
   std::string label_, unit_;
   int64_t total_, done_ = 0;

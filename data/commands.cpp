@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "configs/clock.h"
 #include "configs/files.h"
 #include "configs/progress.h"
 #include "data/prepare.h"
@@ -47,10 +47,9 @@ std::string summary(const PrepareOptions& options, const PrepareResult& result, 
 }
 
 void run_prepare(const PrepareOptions& options, bool json) {
-  const auto started = std::chrono::steady_clock::now();
+  const Clock::time_point started = Clock::now();
   const PrepareResult result = prepare(options);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  const double seconds = seconds_since(started);
   std::string text;
   if (json) {
     nlohmann::json document = result.sidecar.to_json();

@@ -5,12 +5,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numbers>
 #include <stdexcept>
 
+#include "configs/clock.h"
 #include "configs/progress.h"
 #include "infer/modes.h"
 
@@ -103,7 +103,7 @@ EvaluationRow score_row(const Transformer& model,
   int64_t total = 0, begin = 0;
   for (const TokenDocument& d : documents) total += std::max<int64_t>(0, d.tokens.numel() - 1);
   row.token_nll.assign(static_cast<size_t>(total), std::numeric_limits<float>::quiet_NaN());
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   for (const TokenDocument& d : documents) {
     const int64_t n = std::max<int64_t>(0, d.tokens.numel() - 1);
     const at::Tensor targets =
@@ -121,9 +121,7 @@ EvaluationRow score_row(const Transformer& model,
     }
     begin += n;
   }
-  row.tokens_per_second =
-      static_cast<double>(row.tokens) /
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  row.tokens_per_second = static_cast<double>(row.tokens) / seconds_since(start);
   return row;
 }
 

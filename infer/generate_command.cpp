@@ -2,12 +2,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 
+#include "configs/clock.h"
 #include "configs/files.h"
 #include "configs/signals.h"
 #include "infer/command_options.h"
@@ -17,8 +17,6 @@
 
 namespace basin {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 struct Arguments {
   ModelOptions model;
@@ -50,10 +48,6 @@ std::string json_text(const LoadedModel& model,
   const nlohmann::ordered_json json = {
       {"prompt_tokens", fed}, {"tokens", std::vector(drawn.begin(), drawn.end())}, {"text", text}};
   return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-}
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 void run(const Arguments& arguments) {

@@ -7,12 +7,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
 #include <stdexcept>
 
+#include "configs/clock.h"
 #include "infer/command_options.h"
 #include "infer/cuda_decoder.h"
 #include "infer/decoder.h"
@@ -26,8 +26,6 @@
 
 namespace basin {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
   const at::Device device = device_of_option(bench.device);
@@ -222,7 +220,7 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
         const Clock::time_point began = Clock::now();
         decoding->step(ids);
         if (counts)
-          latencies.push_back(std::chrono::duration<double>(Clock::now() - began).count());
+          latencies.push_back(seconds_since(began));
         if (tokens.size() < 16) tokens.push_back(ids[0]);
       }
     });

@@ -4,11 +4,11 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <limits>
 #include <string>
 
+#include "configs/clock.h"
 #include "configs/signals.h"
 #include "model/cpu_allocator.h"
 #include "model/cuda.h"
@@ -19,10 +19,10 @@ namespace basin {
 namespace {
 
 double seconds_of(at::Device device, const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   run();
   synchronize(device);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return seconds_since(start);
 }
 
 }  // namespace

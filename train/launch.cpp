@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "configs/clock.h"
 #include "configs/files.h"
 #include "configs/signals.h"
 #include "train/environment.h"
@@ -132,17 +133,17 @@ class Children {
 
   int run() {
     std::optional<size_t> first_failure;
-    auto give_up = std::chrono::steady_clock::time_point::max();
+    auto give_up = Clock::time_point::max();
     int passed_on = 0;
     while (collect(first_failure)) {
       if (const int signal = pending_signal(); signal != 0 && !std::exchange(passed_on, signal))
         send_all(signal);
-      if (first_failure && give_up == std::chrono::steady_clock::time_point::max()) {
+      if (first_failure && give_up == Clock::time_point::max()) {
         send_all(SIGTERM);
         send_all(SIGCONT);  // one that is stopped must notice, too
-        give_up = std::chrono::steady_clock::now() + kTimeToEnd;
+        give_up = Clock::now() + kTimeToEnd;
       }
-      if (std::chrono::steady_clock::now() > give_up) {
+      if (Clock::now() > give_up) {
         send_all(SIGKILL);
         killed_ = true;
       }

@@ -15,6 +15,7 @@
 #include <set>
 #include <thread>
 
+#include "configs/clock.h"
 #include "configs/files.h"
 #include "configs/signals.h"
 #include "configs/yaml_config.h"
@@ -24,8 +25,6 @@
 
 namespace basin {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kSlack{3};    // for rank 0 to say what it has found out

@@ -11,10 +11,10 @@
 #include <optional>
 #include <thread>
 
+#include "configs/clock.h"
+
 namespace basin {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kGrace{2500};  // for ranks that have noticed it, too
 constexpr std::chrono::milliseconds kSameError{1000};

@@ -6,12 +6,12 @@
 #include <stdexcept>
 #include <thread>
 
+#include "configs/clock.h"
 #include "configs/progress.h"
 
 namespace basin {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Event = CheckpointSaver::Event;
 
 }  // namespace

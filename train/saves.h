@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 
+#include "configs/clock.h"
 #include "train/checkpoint_saver.h"
 #include "train/config.h"
 
@@ -43,7 +44,7 @@ class Saves {
   CheckpointConfig config_;
   const Comm& comm_;
   std::function<void()> before_line_;
-  std::optional<std::chrono::steady_clock::time_point> retry_at_;  // rank 0
+  std::optional<Clock::time_point> retry_at_;  // rank 0
 };
 
 }  // namespace basin

@@ -17,10 +17,10 @@
 #include <system_error>
 #include <thread>
 
+#include "configs/clock.h"
+
 namespace basin {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr int kBacklog = 4096;                // the system lowers it to what it allows
 constexpr std::chrono::seconds kPatience{5};  // before a word to the user

@@ -216,7 +216,7 @@ Trainer::Outcome Trainer::run() {
     const Clock::time_point began = Clock::now();
     const double waited = comm_.waited_s();
     const StepResult result = train_step();
-    log_.add_step(std::chrono::duration<double>(Clock::now() - began).count(),
+    log_.add_step(seconds_since(began),
                   comm_.waited_s() - waited);
     if (result.spike) {
       roll_back();
@@ -423,7 +423,7 @@ bool Trainer::stop_requested() const {
 }
 
 double Trainer::session_seconds() const {
-  return std::chrono::duration<double>(Clock::now() - started_).count();
+  return seconds_since(started_);
 }
 
 }  // namespace basin

@@ -4,11 +4,11 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 
+#include "configs/clock.h"
 #include "data/loader.h"
 #include "model/transformer.h"
 #include "train/checkpoint_saver.h"
@@ -99,7 +99,6 @@ class Trainer {
   int64_t micro_batch_ = 1;
   TrainState state_;
 
-  using Clock = std::chrono::steady_clock;
   Clock::time_point started_ = Clock::now();
   double seconds_before_ = 0;  // of earlier sessions
   int64_t first_step_ = 0;     // of this session

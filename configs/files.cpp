@@ -99,6 +99,11 @@ int create_exclusively(const std::filesystem::path& temporary) {
 
 }  // namespace
 
+std::filesystem::path without_slash(const std::filesystem::path& path) {
+  const std::filesystem::path normal = path.lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
 void make_writable_directory(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory.empty() ? "." : directory;
   std::vector<std::filesystem::path> missing;

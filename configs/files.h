@@ -11,6 +11,9 @@
 
 namespace basin {
 
+/// `path` in normal form and without a slash behind it, so that its filename() is its last name.
+std::filesystem::path without_slash(const std::filesystem::path& path);
+
 /// The whole file as bytes.
 std::string read_file(const std::filesystem::path& path);
 

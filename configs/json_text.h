@@ -1,4 +1,5 @@
-// JSON from files that nobody vouches for, and names out of such files in messages.
+// JSON from files that nobody vouches for, names out of such files in messages, and JSON as this
+// program writes it.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -11,6 +12,17 @@ namespace basin {
 /// invalid JSON, a key that occurs twice in an object, and nesting beyond 100 levels: what copies,
 /// prints and walks a document afterwards is recursive.
 nlohmann::json parse_untrusted_json(std::string_view text, const std::string& name);
+
+/// A document as text that ends with a newline, indented or (to_line) in one line; what is no UTF-8
+/// in its strings becomes U+FFFD.
+template <class Json>
+std::string to_text(const Json& json, int indent = 1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+template <class Json>
+std::string to_line(const Json& json) {
+  return to_text(json, -1);
+}
 
 /// `text` as it may stand in a one-line message: control characters and bytes that are no UTF-8
 /// escaped, at most 120 bytes of it.

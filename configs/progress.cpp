@@ -35,14 +35,6 @@ std::string amount(double value, const std::string& unit) {
   return unit == "bytes" ? format_bytes(value) : format_count(value) + " " + unit;
 }
 
-// A line that is wider than the terminal would wrap, and `\r` would then rewrite only its last row.
-void fit_to_terminal(std::string& line) {
-  winsize window{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 &&
-      line.size() >= window.ws_col)
-    line.resize(window.ws_col - 1);
-}
-
 }  // namespace
 
 std::string progress_line(const ProgressState& state, bool last) {
@@ -62,6 +54,14 @@ std::string progress_line(const ProgressState& state, bool last) {
   line += ", " + amount(rate, state.unit) + "/s";
   if (!last && state.total > state.done && rate > 0)
     line += ", " + format_duration((total - done) / rate) + " left";
+  return line;
+}
+
+std::string fit_to_terminal(std::string line) {
+  winsize window{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 &&
+      line.size() >= window.ws_col)
+    line.resize(window.ws_col - 1);
   return line;
 }
 
@@ -96,10 +96,7 @@ void Progress::print(bool last) {
   if (!last && since_s < (terminal_ ? kTerminalEveryS : kPlainEveryS)) return;
   printed_ = now;
   std::string line = progress_line({label_, unit_, done_, total_, elapsed_s}, last);
-  if (terminal_) {
-    fit_to_terminal(line);
-    line = "\r" + line + "\x1b[K";
-  }
+  if (terminal_) line = "\r" + fit_to_terminal(std::move(line)) + "\x1b[K";
   if (!terminal_ || last) line += "\n";
   std::fwrite(
       line.data(), 1, line.size(), stderr);  // one write a line, so that ranks do not mix within it

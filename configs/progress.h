@@ -42,6 +42,10 @@ struct ProgressState {
 };
 std::string progress_line(const ProgressState& state, bool last);
 
+/// `line` cut to the width of the terminal on stderr: it would wrap, and `\r` would then rewrite only
+/// its last row.
+std::string fit_to_terminal(std::string line);
+
 /// "3.2 s", "42 s", "4 min 05 s", "2 h 07 min", "3 d 04 h".
 std::string format_duration(double seconds);
 /// "12.3 MB" (decimal units) and "1.23 M" for counts.

@@ -8,6 +8,7 @@
 
 #include "configs/clock.h"
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "configs/progress.h"
 #include "data/prepare.h"
 
@@ -56,7 +57,7 @@ void run_prepare(const PrepareOptions& options, bool json) {
     document["prefix"] = options.prefix.string();
     document["up_to_date"] = result.up_to_date;
     document["seconds"] = seconds;
-    text = document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    text = to_text(document);
   } else {
     text = summary(options, result, seconds);
   }

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -84,16 +83,10 @@ struct CompressedFile::ZstdDecoder : Decoder {
   std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context;
 };
 
-struct CompressedFile::Hash {
-  Hash() : state(XXH3_createState(), &XXH3_freeState) { XXH3_64bits_reset(state.get()); }
-  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state;
-};
-
 CompressedFile::CompressedFile(const std::filesystem::path& path)
     : path_(path),
       fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)),
-      buffer_(kBufferBytes, '\0'),
-      hash_(std::make_unique<Hash>()) {
+      buffer_(kBufferBytes, '\0') {
   if (fd_ < 0) {
     throw std::runtime_error(
         fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)));
@@ -118,7 +111,7 @@ bool CompressedFile::fill() {
     throw std::runtime_error(
         fmt::format("cannot read {}: {}", path_.string(), std::strerror(errno)));
   }
-  XXH3_64bits_update(hash_->state.get(), buffer_.data(), static_cast<size_t>(got));
+  sum_.update(buffer_.data(), static_cast<size_t>(got));
   begin_ = 0;
   end_ = static_cast<size_t>(got);
   file_bytes_ += end_;
@@ -154,10 +147,6 @@ size_t CompressedFile::read(char* to, size_t bytes) {
       return 0;
     }
   }
-}
-
-std::string CompressedFile::file_hash() const {
-  return fmt::format("{:016x}", XXH3_64bits_digest(hash_->state.get()));
 }
 
 }  // namespace basin

@@ -9,6 +9,8 @@
 #include <memory>
 #include <string>
 
+#include "configs/files.h"
+
 namespace basin {
 
 class CompressedFile {
@@ -23,13 +25,12 @@ class CompressedFile {
   /// Bytes of the file itself consumed so far.
   uint64_t file_bytes() const { return file_bytes_; }
   /// XXH3-64 of the file itself, hexadecimal; valid once `read` has returned 0.
-  std::string file_hash() const;
+  std::string file_hash() const { return sum_.hex(); }
 
  private:
   struct Decoder;
   struct GzipDecoder;
   struct ZstdDecoder;
-  struct Hash;
   bool fill();
 
   std::filesystem::path path_;
@@ -37,7 +38,7 @@ class CompressedFile {
   uint64_t file_bytes_ = 0;
   std::string buffer_;  // bytes of the file not yet decoded: [begin_, end_)
   size_t begin_ = 0, end_ = 0;
-  std::unique_ptr<Hash> hash_;
+  Xxh3 sum_;                  // of the file itself
   std::unique_ptr<Decoder> decoder_;  // nullptr: plain
 };
 

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "data/holdout.h"
@@ -175,8 +176,7 @@ struct Output {
   /// Everything at once, the sidecar last: it vouches for the rest, so the old one goes first.
   void commit(const Tokenizer& tokenizer, const Sidecar& sidecar) {
     const std::filesystem::path json = output_path(prefix, ".json");
-    const std::string vouching =
-        sidecar.to_json().dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    const std::string vouching = to_text(sidecar.to_json());
     std::filesystem::remove(json);
     train.commit();
     if (heldout) {

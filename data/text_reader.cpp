@@ -30,14 +30,6 @@ void refuse_binary(const std::string& bytes, const std::string& name) {
   }
 }
 
-std::string join(const std::vector<std::string>& parts) {
-  std::string joined;
-  for (const std::string& part : parts) {
-    joined += (joined.empty() ? "" : ", ") + part;
-  }
-  return joined;
-}
-
 /// The value of `text_key` in one line of JSON.
 std::string text_of_line(const std::string& line,
                          const std::string& name,
@@ -67,8 +59,10 @@ std::string text_of_line(const std::string& line,
     for (const auto& [key, ignored] : object.items()) {
       keys.push_back(key);
     }
-    throw std::runtime_error(fmt::format(
-        "{}: no key \"{}\"; found: {} (choose with --text-key)", name, text_key, join(keys)));
+    throw std::runtime_error(fmt::format("{}: no key \"{}\"; found: {} (choose with --text-key)",
+                                         name,
+                                         text_key,
+                                         fmt::join(keys, ", ")));
   }
   if (!value->is_string()) {
     throw std::runtime_error(fmt::format("{}: the value of \"{}\" is a JSON {}, expected a string",
@@ -207,7 +201,7 @@ void for_each_document(
     }
   }
   if (documents == 0) {
-    throw std::runtime_error(fmt::format("no text in {}", join(inputs)));
+    throw std::runtime_error(fmt::format("no text in {}", fmt::join(inputs, ", ")));
   }
   if (replaced > 0) {
     spdlog::warn("{} invalid UTF-8 sequences in the text were replaced by U+FFFD", replaced);

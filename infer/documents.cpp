@@ -8,6 +8,7 @@
 #include <span>
 #include <stdexcept>
 
+#include "configs/files.h"
 #include "configs/signals.h"
 #include "data/indexed_dataset.h"
 #include "data/text_reader.h"
@@ -109,9 +110,7 @@ std::string DocumentSource::describe() const {
 
 std::string DocumentSource::stem() const {
   if (!dataset.empty()) return fs::path(dataset).filename().string();
-  fs::path path = fs::path(text.front()).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  std::string first = path.stem().string();
+  std::string first = without_slash(text.front()).stem().string();
   for (char& c : first)  // a glob is no file name
     if (c == '*' || c == '?' || c == '[' || c == ']') c = '_';
   return text.size() == 1 ? first : fmt::format("{}-and-{}-more", first, text.size() - 1);

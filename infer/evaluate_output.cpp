@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "infer/model_directory.h"
 #include "infer/npy.h"
 
@@ -35,11 +36,6 @@ Json row_to_json(const EvaluationRow& row) {
   return json;
 }
 
-std::string describe_sink(const SinkConfig& sink) {
-  if (sink.kind != SinkKind::kToken) return fmt::format("sink {}", enum_name(sink.kind));
-  return sink.count == 1 ? "1 sink token" : fmt::format("{} sink tokens", sink.count);
-}
-
 std::string table_row(const EvaluationRow& row) {
   const auto text = [](const auto& value, const char* format) {
     return value ? fmt::format(fmt::runtime(format), *value) : std::string("-");
@@ -65,12 +61,22 @@ std::string table_row(const EvaluationRow& row) {
 
 }  // namespace
 
-Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
+std::string describe_sink(const SinkConfig& sink) {
+  if (sink.kind != SinkKind::kToken) return fmt::format("sink {}", enum_name(sink.kind));
+  return sink.count == 1 ? "1 sink token" : fmt::format("{} sink tokens", sink.count);
+}
+
+Json result_header(const std::string& model, const SinkConfig& sink) {
+  const int64_t step = step_of_model(model);
   Json json;
-  json["model"] = header.model;
-  const int64_t step = step_of_model(header.model);
+  json["model"] = model;
   json["step"] = step < 0 ? Json(nullptr) : Json(step);
-  json["sink"] = {{"kind", enum_name(header.sink.kind)}, {"count", header.sink.tokens()}};
+  json["sink"] = {{"kind", enum_name(sink.kind)}, {"count", sink.tokens()}};
+  return json;
+}
+
+Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
+  Json json = result_header(header.model, header.sink);
   json["cache"] = header.cache;
   json["dtype"] = header.dtype;
   json["source"] = header.source;
@@ -89,7 +95,7 @@ Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
 }
 
 std::string json_text(const EvaluationHeader& header, const Evaluation& evaluation) {
-  return to_json(header, evaluation).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return to_text(to_json(header, evaluation));
 }
 
 std::string to_table(const EvaluationHeader& header, const Evaluation& evaluation) {

@@ -9,6 +9,12 @@
 
 namespace basin {
 
+/// "1 sink token", "sink zero".
+std::string describe_sink(const SinkConfig& sink);
+
+/// {model, step (null for what is no step of a run), sink: {kind, count}}: what results begin with.
+nlohmann::ordered_json result_header(const std::string& model, const SinkConfig& sink);
+
 /// What an evaluation was made with.
 struct EvaluationHeader {
   std::string model;  // the directory
@@ -18,8 +24,7 @@ struct EvaluationHeader {
   std::string step = {};            // too, where a step was asked for by name
 };
 
-/// {model, step (null for what is no step of a run), sink: {kind, count}, cache, dtype, source,
-/// documents: [{name?, tokens, scored, bytes}],
+/// {model, step, sink, cache, dtype, source, documents: [{name?, tokens, scored, bytes}],
 ///  rows: [{mode, sinks, recent, tokens, nll, perplexity, bits_per_byte, nll_delta, nll_delta_ci95:
 ///  [low, high], tokens_per_second}]}.
 /// What is not there is null: recent of dense, bits and bytes without a tokenizer, differences

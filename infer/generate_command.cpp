@@ -9,6 +9,7 @@
 
 #include "configs/clock.h"
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "configs/signals.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
@@ -47,7 +48,7 @@ std::string json_text(const LoadedModel& model,
     if (id < tokenizer.vocab_size()) text += tokenizer.decode({&id, 1});
   const nlohmann::ordered_json json = {
       {"prompt_tokens", fed}, {"tokens", std::vector(drawn.begin(), drawn.end())}, {"text", text}};
-  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return to_text(json);
 }
 
 void run(const Arguments& arguments) {

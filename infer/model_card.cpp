@@ -9,6 +9,7 @@
 #include "data/indexed_dataset.h"
 #include "infer/run_facts.h"
 #include "model/families/config_writer.h"
+#include "model/cost.h"
 #include "model/transformer.h"
 
 namespace basin {
@@ -22,12 +23,6 @@ std::string grouped(int64_t number) {
   for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
     digits.insert(static_cast<size_t>(at), " ");
   return digits;
-}
-
-int64_t parameter_count(const Transformer& model) {
-  int64_t count = 0;
-  for (const Parameter& parameter : model.parameters()) count += parameter.tensor.numel();
-  return count;
 }
 
 std::string front_matter(const ModelConfig& config) {
@@ -110,7 +105,7 @@ std::string config_section(const LoadedModel& model, const RunFacts& facts) {
     if (!value.empty()) text += fmt::format("| {} | {} |\n", name, value);
   };
   row("architecture", std::string(enum_name(config.model_type)));
-  row("parameters", grouped(parameter_count(*model.model)));
+  row("parameters", grouped(count_parameters(config)));
   row("vocabulary", grouped(config.vocab_size));
   row("hidden size", grouped(config.hidden_size));
   row("layers", grouped(config.num_hidden_layers));
@@ -208,7 +203,7 @@ std::string model_card(const LoadedModel& model, const fs::path& target) {
          fmt::format("# {}\n\nA `{}` language model of {} parameters, exported by Basin.\n\n",
                      name,
                      enum_name(config.model_type),
-                     grouped(parameter_count(*model.model))) +
+                     grouped(count_parameters(config))) +
          "## Attention sink\n\n" + sink_section(model) + "\n## Data\n\n" + data_section(facts) +
          "\n## Configuration\n\n" + config_section(model, facts) + "\n## Losses\n\n" +
          loss_section(facts) + "\n## Streaming perplexity\n\n" + streaming_section(facts) +

@@ -53,11 +53,6 @@ at::ScalarType parse_dtype(const std::string& name) {
   throw std::invalid_argument(fmt::format("--dtype {}: expected float32 or bfloat16", name));
 }
 
-fs::path without_slash(const fs::path& path) {
-  const fs::path normal = path.lexically_normal();
-  return normal.has_filename() ? normal : normal.parent_path();
-}
-
 }  // namespace
 
 const Tokenizer& LoadedModel::require_tokenizer() const {
@@ -134,6 +129,16 @@ fs::path eval_directory(const fs::path& path) {
   const fs::path directory = without_slash(fs::absolute(resolve_model_directory(path)));
   const bool is_step = !named_step(directory).empty() || directory.filename() == "final";
   return (is_step ? directory.parent_path() : directory) / "eval";
+}
+
+std::vector<fs::path> eval_files(const fs::path& run, std::string_view prefix) {
+  std::vector<fs::path> files;
+  if (!fs::is_directory(run / "eval")) return files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run / "eval"))
+    if (entry.path().filename().string().starts_with(prefix) && entry.path().extension() == ".json")
+      files.push_back(entry.path());
+  std::ranges::sort(files);
+  return files;
 }
 
 }  // namespace basin

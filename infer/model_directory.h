@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/tokenizer.h"
@@ -54,5 +55,9 @@ int64_t step_of_model(const std::filesystem::path& directory);
 /// Where `--save` writes: eval/ of the run that `path` is or lies in, else of the model directory
 /// itself.
 std::filesystem::path eval_directory(const std::filesystem::path& path);
+
+/// The files RUN/eval/PREFIX*.json, in the order of their names; none where there is no eval/.
+std::vector<std::filesystem::path> eval_files(const std::filesystem::path& run,
+                                              std::string_view prefix);
 
 }  // namespace basin

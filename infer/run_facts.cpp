@@ -10,6 +10,7 @@
 
 #include "configs/files.h"
 #include "configs/yaml_config.h"
+#include "infer/model_directory.h"
 
 namespace basin {
 namespace {
@@ -90,14 +91,7 @@ RunFacts read_run_facts(const fs::path& run, int64_t step) {
     facts.config = parse_yaml(text, (run / "config.yaml").string());
   });
   read_if_there(run / "metrics.jsonl", [&](const std::string& text) { read_metrics(text, facts); });
-  std::vector<fs::path> files;
-  if (fs::is_directory(run / "eval"))
-    for (const fs::directory_entry& entry : fs::directory_iterator(run / "eval"))
-      if (entry.path().filename().string().starts_with("evaluate-") &&
-          entry.path().extension() == ".json")
-        files.push_back(entry.path());
-  std::ranges::sort(files);
-  for (const fs::path& file : files)
+  for (const fs::path& file : eval_files(run, "evaluate-"))
     read_if_there(file, [&](const std::string& text) { read_table(text, facts); });
   return facts;
 }

@@ -17,11 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path without_slash(const fs::path& path) {
-  const fs::path normal = path.lexically_normal();
-  return normal.has_filename() ? normal : normal.parent_path();
-}
-
 bool is_written_by_exports(const std::string& name) {
   constexpr std::string_view kNames[] = {"config.json", "generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"};
   return std::ranges::find(kNames, name) != std::end(kNames) || is_tokenizer_file(name) ||

@@ -6,16 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
-#include "infer/model_directory.h"
+#include "configs/json_text.h"
+#include "infer/evaluate_output.h"
 
 namespace basin {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string one_line(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
-}
 
 Json task_to_json(const ScoredTask& scored) {
   const auto& [task, result] = scored;
@@ -58,11 +55,6 @@ Json example_to_json(const Task& task, const TaskExample& example, const Example
   return json;
 }
 
-std::string describe(const SinkConfig& sink) {
-  if (sink.kind != SinkKind::kToken) return fmt::format("sink {}", enum_name(sink.kind));
-  return sink.count == 1 ? "1 sink token" : fmt::format("{} sink tokens", sink.count);
-}
-
 /// "0.6123 +- 0.0114", or "-" for what the task does not have.
 std::string cell(const TaskResult& result, const std::string& name) {
   const auto metric = std::ranges::find(result.metrics, name, &Metric::name);
@@ -75,11 +67,7 @@ std::string cell(const TaskResult& result, const std::string& name) {
 }  // namespace
 
 Json to_json(const TasksHeader& header, const std::vector<ScoredTask>& tasks) {
-  Json json;
-  json["model"] = header.model;
-  const int64_t step = step_of_model(header.model);
-  json["step"] = step < 0 ? Json(nullptr) : Json(step);
-  json["sink"] = {{"kind", enum_name(header.sink.kind)}, {"count", header.sink.tokens()}};
+  Json json = result_header(header.model, header.sink);
   json["dtype"] = header.dtype;
   json["tasks"] = Json::array();
   for (const ScoredTask& scored : tasks) json["tasks"].push_back(task_to_json(scored));
@@ -87,7 +75,7 @@ Json to_json(const TasksHeader& header, const std::vector<ScoredTask>& tasks) {
 }
 
 std::string json_text(const TasksHeader& header, const std::vector<ScoredTask>& tasks) {
-  return one_line(to_json(header, tasks), 1);
+  return to_text(to_json(header, tasks));
 }
 
 std::string to_table(const TasksHeader& header, const std::vector<ScoredTask>& tasks) {
@@ -97,7 +85,7 @@ std::string to_table(const TasksHeader& header, const std::vector<ScoredTask>& t
       "{}: {}, {}\nacc: by log-likelihood (last words: greedy decoding writes it); "
       "acc_norm, acc_bytes: by that per character and byte; +- standard error\n\n",
       header.model,
-      describe(header.sink),
+      describe_sink(header.sink),
       header.dtype);
   constexpr const char* kRow = "{:<{}}  {:>8}  {:>17}  {:>17}  {:>17}  {:>17}  {:>9}\n";
   table += fmt::format(fmt::runtime(kRow),
@@ -126,7 +114,7 @@ void write_per_example(const std::filesystem::path& path, const std::vector<Scor
   AtomicFile file(path);
   for (const auto& [task, result] : tasks)
     for (size_t i = 0; i < task.examples.size(); ++i)
-      file.write(one_line(example_to_json(task, task.examples[i], result.examples[i])));
+      file.write(to_line(example_to_json(task, task.examples[i], result.examples[i])));
   file.commit();
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "infer/command_options.h"
 #include "train/bench.h"
 #include "train/commands.h"
@@ -42,7 +43,7 @@ void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, Run ru
     if (a->threads > 0) at::set_num_threads(a->threads);
     a->options.peaks = !a->no_peaks;
     const std::vector<BenchRow> rows = run(*a);
-    write_stdout(a->json ? BenchRow(rows).dump(1) + "\n" : bench_table(rows));
+    write_stdout(a->json ? to_text(BenchRow(rows)) : bench_table(rows));
   });
 }
 

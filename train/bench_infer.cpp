@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "configs/clock.h"
+#include "data/tokenizer.h"
 #include "infer/command_options.h"
 #include "infer/cuda_decoder.h"
 #include "infer/decoder.h"
@@ -59,7 +60,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
 // int64 (n), always the same; no reserved ids.
 at::Tensor random_text(const Transformer& model, int64_t n) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
-  return at::randint(6, model.config().vocab_size, {n}, generator, at::kLong).to(model.device());
+  return at::randint(kReservedIds, model.config().vocab_size, {n}, generator, at::kLong).to(model.device());
 }
 
 BenchRow describe(const char* what, const InferBench& bench, const Transformer& model) {

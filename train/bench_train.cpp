@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "data/loader.h"
 #include "infer/npy.h"
 #include "model/checkpoint.h"
@@ -50,7 +51,7 @@ void save_for_others(const fs::path& directory,
                            {"weight_decay", optimizer.weight_decay},
                            {"clip", optimizer.clip}};
   for (int64_t k = 0; k < batches; ++k) settings["lrs"].push_back(learning_rate(config.train, k));
-  write_file(directory / "bench.json", settings.dump(1) + "\n");
+  write_file(directory / "bench.json", to_text(settings));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "train/metrics.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -28,15 +27,6 @@ double peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024;
-}
-
-/// Cut to the terminal's width: a wrapped line could not be rewritten.
-std::string fit_terminal(std::string text) {
-  winsize window{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1 &&
-      text.size() >= window.ws_col)
-    text.resize(window.ws_col - 1);
-  return text;
 }
 
 }  // namespace
@@ -144,7 +134,7 @@ Console::~Console() {
 void Console::show(const MetricsRow& row, double eta_s) {
   const std::string text = console_text(row, steps_, eta_s);
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", fit_terminal(progress_bar(row.step, steps_) + " " + text));
+    fmt::print(stderr, "\r\033[K{}", fit_to_terminal(progress_bar(row.step, steps_) + " " + text));
     std::fflush(stderr);
   } else {
     fmt::print(stderr, "{}\n", text);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "configs/units.h"
 #include "train/commands.h"
 #include "train/plan_output.h"
@@ -87,7 +88,7 @@ int plan(const PlanOptions& options) {
           "--scaling needs to know a device: give --gpu, or --device-flops and --link");
     report.scaling = predict_scaling(config, machine);
   }
-  write_stdout(options.json ? plan_json(report).dump(1) + "\n" : plan_text(report));
+  write_stdout(options.json ? to_text(plan_json(report)) : plan_text(report));
   return report.plan.fits() ? 0 : 1;
 }
 

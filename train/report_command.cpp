@@ -27,8 +27,7 @@ struct ReportOptions {
 
 fs::path output_file(const ReportOptions& options) {
   if (!options.out.empty()) return options.out;
-  const fs::path first = options.runs.front().lexically_normal(),
-                 directory = first.has_filename() ? first : first.parent_path();
+  const fs::path directory = without_slash(options.runs.front());
   return (options.runs.size() == 1 ? directory : directory.parent_path()) / "report.html";
 }
 

@@ -301,20 +301,10 @@ int64_t newest_step(const fs::path& run) {
   return newest;
 }
 
-std::vector<fs::path> evaluation_files(const fs::path& run) {
-  std::vector<fs::path> files;
-  if (!fs::is_directory(run / "eval")) return files;
-  for (const auto& entry : fs::directory_iterator(run / "eval")) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("evaluate-") && entry.path().extension() == ".json") files.push_back(entry.path());
-  }
-  return files;
-}
-
 RunRecord read_run(const fs::path& directory) {
   if (!fs::is_directory(directory))
     throw std::runtime_error(fmt::format("{}: no such run directory", directory.string()));
-  const auto files = evaluation_files(directory);
+  const auto files = eval_files(directory, "evaluate-");
   const bool has_config = fs::exists(directory / "config.yaml"), has_metrics = fs::exists(directory / "metrics.jsonl");
   const bool has_attention = fs::exists(directory / "eval" / "attention.json");
   if (!has_config && !has_metrics && !has_attention && files.empty()) {
@@ -379,8 +369,7 @@ std::string RunRecord::sink_kind() const {
 std::vector<RunRecord> read_runs(const std::vector<fs::path>& directories) {
   std::vector<RunRecord> runs;
   for (const fs::path& given : directories) {
-    const fs::path directory =
-        given.lexically_normal().has_filename() ? given.lexically_normal() : given.lexically_normal().parent_path();
+    const fs::path directory = without_slash(given);
     for (const RunRecord& other : runs) {
       std::error_code ignored;
       if (fs::equivalent(other.directory, directory, ignored))

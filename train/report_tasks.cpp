@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "configs/files.h"
+#include "infer/model_directory.h"
 #include "train/report_data.h"
 #include "train/report_svg.h"
 
@@ -81,12 +82,9 @@ std::string cell(const SavedTask* task, const std::string& measure, bool bold, i
 
 std::vector<SavedTask> read_tasks(const fs::path& run) {
   std::vector<SavedTask> tasks;
-  if (!fs::is_directory(run / "eval")) return tasks;
-  for (const fs::directory_entry& entry : fs::directory_iterator(run / "eval")) {
-    const std::string name = entry.path().filename().string();
-    const bool of_a_named_step = name.find("-step-") != std::string::npos;
-    if (name.starts_with("tasks-") && entry.path().extension() == ".json" && !of_a_named_step)
-      tasks.push_back(read_task_file(entry.path()));
+  for (const fs::path& file : eval_files(run, "tasks-")) {
+    const bool of_a_named_step = file.filename().string().find("-step-") != std::string::npos;
+    if (!of_a_named_step) tasks.push_back(read_task_file(file));
   }
   std::ranges::sort(tasks, {}, &SavedTask::name);
   return tasks;

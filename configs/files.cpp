@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "configs/file_descriptor.h"
 #include "configs/signals.h"
 
 namespace basin {
@@ -30,21 +31,6 @@ constexpr size_t kBufferBytes = size_t{1} << 20;
   throw std::runtime_error(
       fmt::format("cannot {} {}: {}", action, path.string(), std::strerror(error)));
 }
-
-class Descriptor {
- public:
-  Descriptor(const std::filesystem::path& path, int flags)
-      : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
-    if (fd_ < 0) fail("open", path);
-  }
-  ~Descriptor() { close(fd_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 size_t read_some(int fd, char* to, size_t bytes, const std::filesystem::path& path) {
   for (;;) {
@@ -72,14 +58,12 @@ std::string to_hex(XXH64_hash_t hash) {
 // that is alive (another machine on a shared file system, another thread). The lock, which dies
 // with its owner, tells the two apart.
 void remove_stale(const std::filesystem::path& temporary) {
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) {
+  const FileDescriptor file(open(temporary.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!file.is_open()) {
     if (errno == ENOENT) return;
     fail("replace", temporary);
   }
-  const bool busy = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  close(fd);
-  if (busy)
+  if (flock(file.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     throw std::runtime_error(fmt::format(
         "cannot write {}: someone else is writing it at this moment", temporary.string()));
   if (unlink(temporary.c_str()) != 0 && errno != ENOENT) fail("replace", temporary);
@@ -98,6 +82,12 @@ int create_exclusively(const std::filesystem::path& temporary) {
 }
 
 }  // namespace
+
+FileDescriptor open_file(const std::filesystem::path& path, int flags) {
+  FileDescriptor file(open(path.c_str(), flags | O_CLOEXEC));
+  if (!file.is_open()) fail("open", path);
+  return file;
+}
 
 std::filesystem::path without_slash(const std::filesystem::path& path) {
   const std::filesystem::path normal = path.lexically_normal();
@@ -129,7 +119,7 @@ void write_stdout(std::string_view text) {
 }
 
 std::string read_file(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY);
+  const FileDescriptor file = open_file(path, O_RDONLY);
   struct stat info {};
   if (fstat(file.get(), &info) != 0) fail("read", path);
   // One byte more than the size, so that the end is seen without a second round; pipes report size
@@ -153,7 +143,7 @@ FileSum write_file(const std::filesystem::path& path, std::string_view bytes) {
 
 void sync_directory(const std::filesystem::path& directory) {
   const std::filesystem::path place = directory.empty() ? std::filesystem::path(".") : directory;
-  const Descriptor file(place, O_RDONLY | O_DIRECTORY);
+  const FileDescriptor file = open_file(place, O_RDONLY | O_DIRECTORY);
   // Some network file systems cannot sync a directory; there is nothing more that could be done
   // there.
   if (fsync(file.get()) != 0 && errno != EINVAL && errno != ENOTSUP) fail("sync", place);
@@ -164,7 +154,7 @@ std::string xxh3_hex(std::string_view bytes) {
 }
 
 std::string xxh3_hex_of_file(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY);
+  const FileDescriptor file = open_file(path, O_RDONLY);
   Xxh3 sum;
   std::string block(kBufferBytes, '\0');
   while (const size_t got = read_some(file.get(), block.data(), block.size(), path))
@@ -240,7 +230,7 @@ FileSum AtomicFile::commit() {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
-  const Descriptor file(path, O_RDONLY);
+  const FileDescriptor file = open_file(path, O_RDONLY);
   struct stat info {};
   if (fstat(file.get(), &info) != 0) fail("map", path);
   if (S_ISDIR(info.st_mode)) fail("map", path, EISDIR);

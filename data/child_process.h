@@ -1,4 +1,4 @@
-// Another program as a child of this one, in a folder of its own.
+// Another program as a child of this one.
 #pragma once
 
 #include <filesystem>
@@ -7,19 +7,6 @@
 #include <vector>
 
 namespace basin {
-
-/// A new empty folder under the system's temporary one, removed with all it holds.
-class ScratchFolder {
- public:
-  ScratchFolder();
-  ~ScratchFolder();
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// Runs `command` (its first word is looked up in PATH) with `folder` as working folder and stderr
 /// in the file `folder`/log; calls `watch` about ten times a second. Returns the exit status, or

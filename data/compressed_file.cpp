@@ -85,12 +85,8 @@ struct CompressedFile::ZstdDecoder : Decoder {
 
 CompressedFile::CompressedFile(const std::filesystem::path& path)
     : path_(path),
-      fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)),
+      file_(open_file(path, O_RDONLY)),
       buffer_(kBufferBytes, '\0') {
-  if (fd_ < 0) {
-    throw std::runtime_error(
-        fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)));
-  }
   if (path.extension() == ".gz") {
     decoder_ = std::make_unique<GzipDecoder>();
   } else if (path.extension() == ".zst") {
@@ -98,14 +94,12 @@ CompressedFile::CompressedFile(const std::filesystem::path& path)
   }
 }
 
-CompressedFile::~CompressedFile() {
-  close(fd_);
-}
+CompressedFile::~CompressedFile() = default;
 
 bool CompressedFile::fill() {
   ssize_t got = -1;
   do {
-    got = ::read(fd_, buffer_.data(), buffer_.size());
+    got = ::read(file_.get(), buffer_.data(), buffer_.size());
   } while (got < 0 && errno == EINTR);
   if (got < 0) {
     throw std::runtime_error(

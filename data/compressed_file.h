@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "configs/file_descriptor.h"
 #include "configs/files.h"
 
 namespace basin {
@@ -34,7 +35,7 @@ class CompressedFile {
   bool fill();
 
   std::filesystem::path path_;
-  int fd_ = -1;
+  FileDescriptor file_;
   uint64_t file_bytes_ = 0;
   std::string buffer_;  // bytes of the file not yet decoded: [begin_, end_)
   size_t begin_ = 0, end_ = 0;

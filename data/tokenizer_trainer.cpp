@@ -20,6 +20,7 @@
 
 #include "configs/files.h"
 #include "configs/progress.h"
+#include "configs/scratch_folder.h"
 #include "data/child_process.h"
 #include "data/tokenizer.h"
 

@@ -9,23 +9,14 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "configs/file_descriptor.h"
+
 namespace basin {
 namespace {
 
-class Descriptor {
- public:
-  explicit Descriptor(const std::filesystem::path& path)
-      : fd_(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666)) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+FileDescriptor open_log(const std::filesystem::path& path) {
+  return FileDescriptor(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666));
+}
 
 bool write_whole(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -47,9 +38,9 @@ void AppendLog::add(std::string_view record) {
 std::optional<std::string> AppendLog::flush() {
   const std::lock_guard lock(mutex_);
   if (waiting_.empty()) return std::nullopt;
-  const Descriptor file(path_);
+  const FileDescriptor file = open_log(path_);
   struct stat before {};
-  if (file.get() < 0 || fstat(file.get(), &before) != 0)
+  if (!file.is_open() || fstat(file.get(), &before) != 0)
     return fmt::format("cannot open {}: {}", path_.string(), std::strerror(errno));
   if (!write_whole(file.get(), waiting_)) {
     const int reason = errno;
@@ -63,8 +54,8 @@ std::optional<std::string> AppendLog::flush() {
 
 void AppendLog::sync() {
   if (const auto problem = flush()) throw std::runtime_error(*problem);
-  const Descriptor file(path_);
-  if (file.get() < 0 || fsync(file.get()) != 0)
+  const FileDescriptor file = open_log(path_);
+  if (!file.is_open() || fsync(file.get()) != 0)
     throw std::runtime_error(
         fmt::format("cannot sync {}: {}", path_.string(), std::strerror(errno)));
 }

@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "configs/clock.h"
+#include "configs/file_descriptor.h"
 #include "configs/files.h"
 #include "configs/signals.h"
 #include "infer/command_options.h"
@@ -23,23 +24,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class ReadOnly {
- public:
-  explicit ReadOnly(const fs::path& path) : fd(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd < 0) throw std::runtime_error(fmt::format("cannot open {}", path.string()));
-  }
-  ~ReadOnly() { close(fd); }
-  ReadOnly(const ReadOnly&) = delete;
-  ReadOnly& operator=(const ReadOnly&) = delete;
-  const int fd;
-};
-
 /// Asks the system to forget what it has of these files; it may decline.
 void forget(const std::vector<fs::path>& files) {
   for (const fs::path& path : files) {
-    const ReadOnly file(path);
-    fsync(file.fd);  // what is not written yet cannot be forgotten
-    posix_fadvise(file.fd, 0, 0, POSIX_FADV_DONTNEED);
+    const FileDescriptor file = open_file(path, O_RDONLY);
+    fsync(file.get());  // what is not written yet cannot be forgotten
+    posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
   }
 }
 
@@ -63,9 +53,9 @@ double read_seconds(const std::vector<fs::path>& files) {
   std::vector<char> buffer(4 << 20);
   const Clock::time_point began = Clock::now();
   for (const fs::path& path : files) {
-    const ReadOnly file(path);
-    posix_fadvise(file.fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-    while (read(file.fd, buffer.data(), buffer.size()) > 0) check_interrupt();
+    const FileDescriptor file = open_file(path, O_RDONLY);
+    posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+    while (read(file.get(), buffer.data(), buffer.size()) > 0) check_interrupt();
   }
   return seconds_since(began);
 }

@@ -2,11 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
@@ -25,29 +22,17 @@ void write_random_tokens(const fs::path& prefix, int64_t tokens, int64_t vocab_s
   writer.commit();
 }
 
-fs::path make_directory() {
-  std::string name = (fs::temp_directory_path() / "basin-bench-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr)
-    throw std::runtime_error(fmt::format("{}: cannot make a directory there", name));
-  return name;
-}
-
 }  // namespace
 
-BenchRun::BenchRun(RunConfig& config, int64_t batches) : directory_(make_directory()) {
-  const fs::path data = directory_ / "random";
+BenchRun::BenchRun(RunConfig& config, int64_t batches) {
+  const fs::path data = directory() / "random";
   write_random_tokens(data,
                       batches * config.train.global_batch * config.data.sequence_length + 1,
                       config.model.vocab_size);
   config.data.train = {{data.string(), 1.0}};
   config.data.heldout.clear();
-  config.run.dir = (directory_ / "run").string();
+  config.run.dir = (directory() / "run").string();
   config.train.steps = std::max(config.train.steps, batches);
-}
-
-BenchRun::~BenchRun() {
-  std::error_code ignored;
-  fs::remove_all(directory_, ignored);
 }
 
 }  // namespace basin

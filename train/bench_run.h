@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "configs/scratch_folder.h"
 #include "train/config.h"
 
 namespace basin {
@@ -12,14 +13,11 @@ class BenchRun {
   /// Writes tokens for `batches` global batches and points `config` at them and at a run directory
   /// that goes with this object; the run is at least that long.
   BenchRun(RunConfig& config, int64_t batches);
-  ~BenchRun();
-  BenchRun(const BenchRun&) = delete;
-  BenchRun& operator=(const BenchRun&) = delete;
 
-  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& directory() const { return folder_.path(); }
 
  private:
-  std::filesystem::path directory_;
+  ScratchFolder folder_;
 };
 
 }  // namespace basin

@@ -35,24 +35,23 @@ std::optional<double> saved_validation_loss(const fs::path& directory) {
   }
 }
 
-}  // namespace
-
-RunLock::RunLock(const fs::path& run_directory) {
+FileDescriptor open_lock(const fs::path& run_directory) {
   make_writable_directory(run_directory);
-  const fs::path path = run_directory / ".lock";
-  fd_ = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
-  if (fd_ < 0)
+  FileDescriptor file(
+      open((run_directory / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666));
+  if (!file.is_open())
     throw std::runtime_error(
         fmt::format("cannot write in {}: {}", run_directory.string(), std::strerror(errno)));
-  if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-    close(fd_);
+  return file;
+}
+
+}  // namespace
+
+RunLock::RunLock(const fs::path& run_directory) : file_(open_lock(run_directory)) {
+  if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0)
     throw std::runtime_error(
         fmt::format("another process trains in {}: wait for it or use another run.dir",
                     run_directory.string()));
-  }
-}
-RunLock::~RunLock() {
-  close(fd_);
 }
 
 fs::path aside(const fs::path& directory, int64_t pid, int64_t attempt) {

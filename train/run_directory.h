@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "configs/file_descriptor.h"
 #include "model/step_directories.h"
 #include "train/config.h"
 
@@ -16,12 +17,9 @@ namespace basin {
 class RunLock {
  public:
   explicit RunLock(const std::filesystem::path& run_directory);
-  ~RunLock();
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
 
  private:
-  int fd_ = -1;
+  FileDescriptor file_;
 };
 
 /// Where attempt number `attempt` of the process `pid` writes `step_directory`.

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "configs/clock.h"
+#include "configs/file_descriptor.h"
 
 namespace basin {
 namespace {
@@ -26,34 +27,23 @@ constexpr int kBacklog = 4096;                // the system lowers it to what it
 constexpr std::chrono::seconds kPatience{5};  // before a word to the user
 constexpr std::chrono::milliseconds kRetry{100};
 
-class Socket {
- public:
-  Socket(int family, int flags) : fd_(socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0)) {}
-  ~Socket() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Socket(const Socket&) = delete;
-  Socket& operator=(const Socket&) = delete;
-  int fd() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
+FileDescriptor open_socket(int family, int flags = 0) {
+  return FileDescriptor(socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+}
 
 /// Why one address does not answer before `deadline`; empty: it does.
 std::string try_connect(const addrinfo& address, Clock::time_point deadline) {
-  const Socket socket(address.ai_family, SOCK_NONBLOCK);
-  if (connect(socket.fd(), address.ai_addr, address.ai_addrlen) == 0) return "";
+  const FileDescriptor socket = open_socket(address.ai_family, SOCK_NONBLOCK);
+  if (connect(socket.get(), address.ai_addr, address.ai_addrlen) == 0) return "";
   if (errno != EINPROGRESS) return std::strerror(errno);
-  pollfd wait{.fd = socket.fd(), .events = POLLOUT, .revents = 0};
+  pollfd wait{.fd = socket.get(), .events = POLLOUT, .revents = 0};
   const auto left =
       std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
   if (poll(&wait, 1, static_cast<int>(std::max<int64_t>(left, 0))) <= 0)
     return "no answer (a wrong address, a machine that is down, or a firewall)";
   int error = 0;
   socklen_t size = sizeof(error);
-  getsockopt(socket.fd(), SOL_SOCKET, SO_ERROR, &error, &size);
+  getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
   return error == 0 ? "" : std::strerror(error);
 }
 
@@ -78,21 +68,22 @@ std::string try_connect(const std::string& host, uint16_t port, Clock::time_poin
 }  // namespace
 
 int listen_on(uint16_t port) {
-  Socket both(AF_INET6, 0), v4(AF_INET, 0);  // an IPv6 socket takes IPv4 as well
+  FileDescriptor both = open_socket(AF_INET6);  // takes IPv4 as well
+  FileDescriptor v4 = open_socket(AF_INET);
   sockaddr_in6 any6{};
   any6.sin6_family = AF_INET6;
   any6.sin6_port = htons(port);
   sockaddr_in any4{};
   any4.sin_family = AF_INET;
   any4.sin_port = htons(port);
-  const auto listens = [](const Socket& socket, const auto& address) {
+  const auto listens = [](const FileDescriptor& socket, const auto& address) {
     const int yes = 1, no = 0;  // a port whose last connections are still winding up is free
-    setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-    setsockopt(socket.fd(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no));
-    return bind(socket.fd(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 &&
-           listen(socket.fd(), kBacklog) == 0;
+    setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no));
+    return bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 &&
+           listen(socket.get(), kBacklog) == 0;
   };
-  if (both.fd() >= 0 && listens(both, any6)) return both.release();
+  if (both.is_open() && listens(both, any6)) return both.release();
   if (errno != EADDRINUSE && listens(v4, any4)) return v4.release();
   throw std::runtime_error(
       fmt::format("the ranks cannot meet at port {}: {}; give this run a port of its own with "
@@ -102,14 +93,14 @@ int listen_on(uint16_t port) {
 }
 
 std::pair<int, uint16_t> listen_on_free_port() {
-  Socket socket(AF_INET, 0);
+  FileDescriptor socket = open_socket(AF_INET);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t size = sizeof(address);
   auto* const any = reinterpret_cast<sockaddr*>(&address);
-  if (bind(socket.fd(), any, size) != 0 || listen(socket.fd(), kBacklog) != 0 ||
-      getsockname(socket.fd(), any, &size) != 0) {
+  if (bind(socket.get(), any, size) != 0 || listen(socket.get(), kBacklog) != 0 ||
+      getsockname(socket.get(), any, &size) != 0) {
     throw std::system_error(
         errno, std::generic_category(), "opening a port for the ranks to meet at");
   }

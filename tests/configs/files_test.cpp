@@ -9,6 +9,8 @@
 #include <fstream>
 #include <functional>
 
+#include "configs/scratch_folder.h"
+
 namespace basin {
 namespace {
 
@@ -17,17 +19,16 @@ namespace fs = std::filesystem;
 class Files : public testing::Test {
  protected:
   void SetUp() override {
-    directory_ = fs::temp_directory_path() / ("basin_files_" + std::to_string(getpid()));
-    fs::create_directory(directory_);
     path_ = directory_ / "a.bin";
     temporary_ = path_.string() + ".tmp." + std::to_string(getpid());
   }
-  void TearDown() override { fs::remove_all(directory_); }
   int64_t entries() const {
     return std::distance(fs::directory_iterator(directory_), fs::directory_iterator());
   }
 
-  fs::path directory_, path_, temporary_;
+  const ScratchFolder folder_;
+  const fs::path directory_ = folder_.path();
+  fs::path path_, temporary_;
 };
 
 std::string error_of(const std::function<void()>& action) {

@@ -1,12 +1,12 @@
 #include "configs/yaml_config.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <limits>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "tests/configs/sample_config.h"
 
 namespace basin {
@@ -227,13 +227,6 @@ TEST(Overrides, ErrorsNameTheOverride) {
 
 class ConfigFiles : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        std::filesystem::temp_directory_path() / ("basin_configs_" + std::to_string(getpid()));
-    std::filesystem::create_directory(directory_);
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   std::string reading(const std::string& name) const {
     try {
       config_from_file<SampleConfig>(directory_ / name);
@@ -243,7 +236,8 @@ class ConfigFiles : public testing::Test {
     return "";
   }
 
-  std::filesystem::path directory_;
+  const ScratchFolder folder_;
+  const std::filesystem::path directory_ = folder_.path();
 };
 
 TEST_F(ConfigFiles, AreReadAndNamedInErrors) {

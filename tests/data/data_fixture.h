@@ -3,7 +3,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -12,39 +11,29 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "data/indexed_dataset.h"
 #include "data/sample_order.h"
 
 namespace basin {
 
-class TemporaryFolder {
+class TemporaryFolder : public ScratchFolder {
  public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "basin-data-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  std::filesystem::path operator/(const std::string& name) const { return path() / name; }
   /// Writes a file, with the folders above it.
   std::string write(const std::string& name, const std::string& bytes) const {
-    std::filesystem::create_directories((path_ / name).parent_path());
-    write_file(path_ / name, bytes);
-    return (path_ / name).string();
+    std::filesystem::create_directories((path() / name).parent_path());
+    write_file(path() / name, bytes);
+    return (path() / name).string();
   }
   std::vector<std::string> names() const {
     std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+    for (const auto& entry : std::filesystem::directory_iterator(path())) {
       found.push_back(entry.path().filename().string());
     }
     std::sort(found.begin(), found.end());
     return found;
   }
-
- private:
-  std::filesystem::path path_;
 };
 
 /// Text of invented words, commoner ones first, with punctuation, digits and line ends; the same

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include <numbers>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "data/indexed_dataset.h"
 #include "infer/evaluate_output.h"
 #include "infer/model_directory.h"
@@ -26,15 +26,8 @@ namespace fs = std::filesystem;
 // A folder of its own for each test, removed at its end.
 class Evaluate : public testing::Test {
  protected:
-  Evaluate()
-      : folder_(fs::temp_directory_path() /
-                ("basin_evaluate_" + std::to_string(::getpid()) + "_" +
-                 testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::create_directories(folder_);
-  }
-  ~Evaluate() override { fs::remove_all(folder_); }
-
-  fs::path folder_;
+  const ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 LoadedModel tiny_model(SinkKind kind, int64_t count = 1) {

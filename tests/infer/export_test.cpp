@@ -5,12 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "infer/export_hf.h"
 #include "infer/model_directory.h"
 #include "model/checkpoint.h"
 #include "model/safetensors.h"
 #include "tests/infer/tiny_model.h"
-#include "tests/model/temporary_directory.h"
 #include "tests/model/torch_archive.h"
 
 namespace basin {
@@ -61,7 +61,7 @@ class ExportTest : public testing::Test {
   }
   fs::path root() const { return directory_.path(); }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
 };
 
 TEST_F(ExportTest, AStepLosesItsTrainingAndNothingElse) {

@@ -8,11 +8,11 @@
 #include <cstring>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "infer/export_gguf.h"
 #include "infer/gguf_model.h"
 #include "model/checkpoint.h"
 #include "tests/infer/tiny_model.h"
-#include "tests/model/temporary_directory.h"
 
 namespace basin {
 namespace {
@@ -31,7 +31,7 @@ T at_byte(const std::string& bytes, size_t offset) {
 
 // From the specification, byte by byte.
 TEST(Gguf, BytesOfASmallFile) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   GgufFile file;
   file.keys = {{"a", uint32_t{7}},
                {"b", true},
@@ -129,7 +129,7 @@ class GgufExportTest : public testing::Test {
   }
   fs::path root() const { return directory_.path(); }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
 };
 
 TEST_F(GgufExportTest, LlamasPairsOfDimensionsBecomeNeighbours) {

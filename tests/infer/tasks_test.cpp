@@ -1,10 +1,10 @@
 // Zero-shot tasks: examples from .jsonl, their tokens, their log-likelihoods and what is made of
 // these. lm-eval itself is asked in tests/client.
+#include "configs/scratch_folder.h"
 #include "infer/tasks.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -25,14 +25,6 @@ using testing::HasSubstr;
 
 class Tasks : public testing::Test {
  protected:
-  Tasks()
-      : folder_(fs::temp_directory_path() /
-                ("basin_tasks_" + std::to_string(::getpid()) + "_" +
-                 testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::create_directories(folder_);
-  }
-  ~Tasks() override { fs::remove_all(folder_); }
-
   std::string write(const std::string& lines, const std::string& name = "quiz.jsonl") const {
     write_file(folder_ / name, lines);
     return (folder_ / name).string();
@@ -47,7 +39,8 @@ class Tasks : public testing::Test {
     return "";
   }
 
-  fs::path folder_;
+  const ScratchFolder scratch_;
+  const fs::path folder_ = scratch_.path();
 };
 
 const char* const kChoices =

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <tuple>
 
+#include "configs/scratch_folder.h"
 #include "model/manifest.h"
 #include "model/safetensors.h"
 #include "model/step_directories.h"
-#include "tests/model/temporary_directory.h"
 
 namespace basin {
 namespace {
@@ -82,7 +82,7 @@ class Checkpoint : public ::testing::Test {
     EXPECT_NE(refusal().find(text), std::string::npos) << "found: " << refusal();
   }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
   const fs::path path_ = directory_.path() / "model";
 };
 

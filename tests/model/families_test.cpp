@@ -8,12 +8,12 @@
 #include <numbers>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "model/alibi.h"
 #include "model/checkpoint.h"
 #include "model/rope.h"
 #include "model/safetensors.h"
 #include "tests/model/family_variants.h"
-#include "tests/model/temporary_directory.h"
 
 namespace basin {
 namespace {
@@ -54,7 +54,7 @@ class Families : public ::testing::Test {
     }
   }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
   const fs::path path_ = directory_.path() / "model";
 };
 

@@ -1,12 +1,13 @@
 #include "model/manifest.h"
 
 #include <gmock/gmock.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+
+#include "configs/scratch_folder.h"
 
 namespace basin {
 namespace {
@@ -32,14 +33,11 @@ std::string two_tensors() {
 class ManifestTest : public testing::Test {
  protected:
   void SetUp() override {
-    directory_ = fs::temp_directory_path() / ("basin_manifest_" + std::to_string(getpid()));
-    fs::remove_all(directory_);
     fs::create_directories(directory_ / "trainer");
     weights_ = {write_file(directory_ / "trainer/w.safetensors", two_tensors()),
                 {{"a", xxh3_hex("aaaaAAAA")}, {"b", xxh3_hex("bbbbBBBBbbbb")}}};
     write_file(directory_ / "config.json", "{\"hidden_size\": 8}\n");
   }
-  void TearDown() override { fs::remove_all(directory_); }
   void write() const {
     Manifest manifest;
     manifest.add("trainer/w.safetensors", weights_);
@@ -59,7 +57,8 @@ class ManifestTest : public testing::Test {
     return nlohmann::ordered_json::parse(read_file(directory_ / "manifest.json"));
   }
 
-  fs::path directory_;
+  const ScratchFolder folder_;
+  const fs::path directory_ = folder_.path();
   ManifestEntry weights_;
 };
 

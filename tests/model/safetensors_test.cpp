@@ -6,7 +6,8 @@
 #include <cstring>
 #include <fstream>
 
-#include "tests/model/temporary_directory.h"
+#include "configs/scratch_folder.h"
+
 
 namespace basin {
 namespace {
@@ -40,7 +41,7 @@ class Safetensors : public ::testing::Test {
     }
   }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
   const std::filesystem::path path_ = directory_.path() / "x.safetensors";
 };
 

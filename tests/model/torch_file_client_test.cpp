@@ -4,9 +4,9 @@
 
 #include <cstdlib>
 
+#include "configs/scratch_folder.h"
 #include "model/safetensors.h"
 #include "model/weight_files.h"
-#include "tests/model/temporary_directory.h"
 
 namespace basin {
 namespace {
@@ -28,7 +28,7 @@ TEST(TorchFileClient, ReadsWhatTorchLoadReads) {
   // tests/run.sh --clients installs it.
   if (!fs::exists(python))
     GTEST_SKIP() << "no PyTorch: 'bash configs/setup.sh --clients' installs it";
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   const fs::path root = directory.path() / "files";
   ASSERT_EQ(std::system((python + " " BASIN_SOURCE_DIR "/tests/model/write_torch_files.py '" +
                          root.string() + "'")

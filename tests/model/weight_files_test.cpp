@@ -1,4 +1,5 @@
 // Directories of weights in all four layouts, and indices that lie.
+#include "configs/scratch_folder.h"
 #include "model/weight_files.h"
 
 #include <ATen/ATen.h>
@@ -8,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include "model/safetensors.h"
-#include "tests/model/temporary_directory.h"
 #include "tests/model/torch_archive.h"
 
 namespace basin {
@@ -49,7 +49,7 @@ class WeightFilesTest : public ::testing::Test {
                 {"m/data/0", data}});
   }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
 };
 
 TEST_F(WeightFilesTest, OneSafetensorsFile) {

@@ -1,5 +1,6 @@
 // The benchmarks measure what they say: the work is done, its result is right, and the rows hold
 // together. Nothing is asserted about speed.
+#include "configs/scratch_folder.h"
 #include "train/bench.h"
 
 #include <gtest/gtest.h>
@@ -8,7 +9,6 @@
 #include <filesystem>
 
 #include "configs/files.h"
-#include "tests/model/temporary_directory.h"
 
 namespace basin {
 namespace {
@@ -42,7 +42,7 @@ TEST(Bench, TimingIsSorted) {
 }
 
 TEST(Bench, TrainTakesRealSteps) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   const std::string saved = (directory.path() / "saved").string();
   const BenchRow row = bench_train({write_run_file(directory.path()), {}, 2, saved}, kQuick);
   const std::vector<double> losses = row["losses"];
@@ -56,7 +56,7 @@ TEST(Bench, TrainTakesRealSteps) {
 }
 
 TEST(Bench, InferenceDoesTheSameWorkWhicheverWay) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   InferBench bench{
       .subject = write_run_file(directory.path()), .caches = {8, 200}, .sinks = 1, .tokens = 100};
   const std::vector<BenchRow> prefill = bench_prefill(bench, kQuick);
@@ -83,7 +83,7 @@ TEST(Bench, InferenceDoesTheSameWorkWhicheverWay) {
 }
 
 TEST(Bench, LoadingIsMeasuredAgainstReading) {
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   InferBench made{.subject = write_run_file(directory.path()), .caches = {8}, .tokens = 4};
   made.save = (directory.path() / "model").string();
   bench_prefill(made, kQuick);

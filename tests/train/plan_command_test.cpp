@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
-#include "tests/model/temporary_directory.h"
+#include "configs/scratch_folder.h"
 
 namespace basin {
 namespace {
@@ -27,7 +27,7 @@ class PlanCommandTest : public testing::Test {
   std::string out() const { return read_file(directory_.path() / "out"); }
   std::string err() const { return read_file(directory_.path() / "err"); }
 
-  TemporaryDirectory directory_;
+  ScratchFolder directory_;
 };
 
 TEST_F(PlanCommandTest, ExitStatusSaysWhetherItFits) {

@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "model/cpu_allocator.h"
-#include "tests/model/temporary_directory.h"
 #include "train/bench.h"
 #include "train/plan.h"
 
@@ -22,7 +22,7 @@ class PlanMemoryTest : public testing::TestWithParam<Case> {};
 
 TEST_P(PlanMemoryTest, IsWhatAStepTakes) {
   install_cpu_allocator();
-  const TemporaryDirectory directory;
+  const ScratchFolder directory;
   const std::string path = (directory.path() / "run.yaml").string();
   write_file(path,
              "model: {vocab_size: 8192, hidden_size: 320, num_hidden_layers: 6, "

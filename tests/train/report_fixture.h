@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "train/report.h"
 #include "train/report_findings.h"
 #include "train/report_maps.h"
@@ -77,15 +77,6 @@ inline std::string npy(int64_t rows,
 
 class ReportTest : public testing::Test {
  protected:
-  void SetUp() override {
-    root_ = fs::temp_directory_path() /
-            fmt::format("basin_report_test_{}_{}",
-                        getpid(),
-                        testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(root_);
-  }
-  void TearDown() override { fs::remove_all(root_); }
-
   fs::path file(const std::string& name, const std::string& part) const {
     const fs::path path = root_ / name / part;
     fs::create_directories(path.parent_path());
@@ -199,7 +190,8 @@ class ReportTest : public testing::Test {
     return "no error";
   }
 
-  fs::path root_;
+  const ScratchFolder folder_;
+  const fs::path root_ = folder_.path();
 };
 
 const Numbers kUses{

@@ -4,13 +4,13 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/scratch_folder.h"
 #include "data/indexed_dataset.h"
 #include "data/sample_order.h"
 #include "train/config.h"
@@ -40,16 +40,9 @@ class TrainTest : public testing::Test {
   void SetUp() override {
     at::set_num_threads(
         1);  // the models are too small to share out, and other tests run beside these
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    root_ = std::filesystem::temp_directory_path() /
-            ("basin-" + std::string(info->test_suite_name()) + "-" + info->name() + "-" +
-             std::to_string(getpid()));
-    std::filesystem::remove_all(root_);
-    std::filesystem::create_directories(root_);
     write_test_dataset(root_ / "train", 20000, 1);
     write_test_dataset(root_ / "heldout", 3000, 2);
   }
-  void TearDown() override { std::filesystem::remove_all(root_); }
 
   /// 50 steps of 8 samples of 16 tokens; run.dir is `root_ / name`.
   RunConfig tiny_config(const std::string& name, Precision precision = Precision::kFp32) const {
@@ -77,7 +70,8 @@ class TrainTest : public testing::Test {
     return config;
   }
 
-  std::filesystem::path root_;
+  const ScratchFolder folder_;
+  const std::filesystem::path root_ = folder_.path();
 };
 
 }  // namespace basin

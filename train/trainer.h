@@ -67,10 +67,12 @@ class Trainer {
   bool is_spike(double loss) const;
   void count(const StepResult& result);
 
+  // trainer_resume.cpp
   int64_t newest_checkpoint() const;
+  at::Tensor initial_master(bool filled);
   void resume(int64_t step);
   void start_from_initial_model();
-  void load(const std::filesystem::path& step_directory);
+  void load(const SavedState& saved, const std::filesystem::path& step_directory);
   void roll_back();
   void open_run_directory();
 

@@ -1,33 +1,15 @@
 #include "model/flash_attention.h"
 
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <optional>
 #include <vector>
 
 #include "model/cuda.h"
+#include "model/op_functions.h"
 
 namespace basin::ops {
 namespace {
 
 using kernels::Bf16;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-using OptionalTensor = std::optional<at::Tensor>;
-
-const Bf16* bits(const at::Tensor& x) { return static_cast<const Bf16*>(x.const_data_ptr()); }
-Bf16* mutable_bits(const at::Tensor& x) { return static_cast<Bf16*>(x.mutable_data_ptr()); }
-const float* floats(const at::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
-float* mutable_floats(const at::Tensor& x) { return x.mutable_data_ptr<float>(); }
-
-OptionalTensor optional(const at::Tensor& x) { return x.defined() ? OptionalTensor(x) : std::nullopt; }
-at::Tensor in_fp32(const OptionalTensor& x) { return x ? x->to(at::kFloat).contiguous() : at::Tensor(); }
-
-kernels::AttentionShape shape_of(const at::Tensor& qkv, const HeadShape& s, const at::Tensor& cos) {
-  return {qkv.size(0), qkv.size(1), s.heads, s.kv_heads, s.head_size, cos.defined() ? 2 * cos.size(-1) : 0};
-}
 
 // Causal attention without sinks, by cuDNN from Hopper on, where it takes about half of the time of flash attention 2, else by that.
 // All tensors but lse are (B, T, heads, K).
@@ -72,13 +54,13 @@ struct FlashAttention : Function<FlashAttention> {
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_in, int64_t H, int64_t G, int64_t K, const OptionalTensor& cos_in,
                             const OptionalTensor& sin_in, const OptionalTensor& sink_logit) {
-    const at::Tensor qkv = qkv_in.contiguous(), cos = in_fp32(cos_in), sin = in_fp32(sin_in), logit = in_fp32(sink_logit);
+    const at::Tensor qkv = qkv_in.contiguous(), cos = to_float(tensor(cos_in)), sin = to_float(tensor(sin_in)), logit = to_float(tensor(sink_logit));
     const kernels::AttentionShape shape = shape_of(qkv, {H, G, K}, cos);
     const at::Tensor qk = at::empty({shape.B, shape.T, H + G, K}, qkv.options());
-    cuda_plugin()->rotary_split(shape, bits(qkv), floats(cos), floats(sin), mutable_bits(qk));
+    cuda_plugin()->rotary_split(shape, in<Bf16>(qkv), in<float>(cos), in<float>(sin), out<Bf16>(qk));
     const auto [y, lse, seed, offset] = heads_of(qkv, qk, shape).attend();
     TORCH_CHECK(y.is_contiguous() && lse.is_contiguous(), "flash attention has changed the layout of its results");
-    if (logit.defined()) cuda_plugin()->fold_sink(shape, floats(logit), mutable_bits(y), mutable_floats(lse));
+    if (logit.defined()) cuda_plugin()->fold_sink(shape, in<float>(logit), out<Bf16>(y), out<float>(lse));
     ctx->save_for_backward({qkv, qk, cos, sin, logit, y, lse, seed, offset});
     ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
     if (sink_logit) ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
@@ -93,11 +75,11 @@ struct FlashAttention : Function<FlashAttention> {
     const at::Tensor dy = grads[0].contiguous().view_as(y);
     const auto [dq, dk, dv] = heads_of(qkv, qk, shape).backward(dy, {y, lse, saved[7], saved[8]});
     const at::Tensor dqkv = at::empty_like(qkv), q = dq.contiguous(), k = dk.contiguous(), v = dv.contiguous();
-    cuda_plugin()->rotary_merge(shape, {bits(q), bits(k), bits(v)}, floats(cos), floats(sin), mutable_bits(dqkv));
+    cuda_plugin()->rotary_merge(shape, {in<Bf16>(q), in<Bf16>(k), in<Bf16>(v)}, in<float>(cos), in<float>(sin), out<Bf16>(dqkv));
     at::Tensor dlogit;
     if (logit.defined()) {
       dlogit = at::empty_like(logit);
-      cuda_plugin()->sink_logit_gradient(shape, {floats(logit), bits(y), floats(lse), bits(dy)}, mutable_floats(dlogit));
+      cuda_plugin()->sink_logit_gradient(shape, {in<float>(logit), in<Bf16>(y), in<float>(lse), in<Bf16>(dy)}, out<float>(dlogit));
       dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
     }
     return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};

@@ -1,6 +1,6 @@
 // Memory of one forward and backward pass of training, part of the cost function (model/cost.h):
-// the tensors that ops.cpp, flash_attention.cpp and recompute.cpp make, taken and given back in the
-// order in which autograd does, so that the peak is a peak and not a sum of everything.
+// the tensors that ops and recompute.cpp make, taken and given back in the order in which autograd
+// does, so that the peak is a peak and not a sum of everything.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The kernels that exist for CPUs and for GPUs, as pointers: how model/ops.cpp calls either. CPU
+// The kernels that exist for CPUs and for GPUs, as pointers: how ops call either. CPU
 // kernels are linked in; those for GPUs come with libbasin_cuda.so (model/cuda.h).
 #pragma once
 

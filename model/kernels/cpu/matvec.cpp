@@ -1,8 +1,6 @@
 // Products of a weight matrix with a few vectors. Bound by reading the weights: each is read once
-// and meets all vectors in a register, widened to fp32, or from 8 to 16 bits where the sums of a
-// block are exact integers.
+// and meets all vectors in a register, widened to fp32; 8-bit weights have a file of their own.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "model/kernels/cpu/parallel.h"
@@ -11,63 +9,11 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/matvec.cpp"
 #include "hwy/foreach_target.h"
-#include "model/kernels/cpu/vectors-inl.h"
-
-#ifndef BASIN_KERNELS_MATVEC_ARGUMENTS_  // this file is compiled once for each instruction set
-#define BASIN_KERNELS_MATVEC_ARGUMENTS_
-namespace basin::kernels {
-
-/// Activations in the form in which a type of weights meets them: as they are; int16 with a scale
-/// for each block (kQ8); or as the sum of two bf16 (kBf16 where the processor multiplies those).
-struct Input {
-  const float* x = nullptr;         // (count, columns)
-  const int16_t* values = nullptr;  // (count, columns)
-  const float* scales = nullptr;    // (count, scale_stride)
-  int64_t scale_stride = 0;
-  const Bf16 *high = nullptr, *low = nullptr;  // (count, padded), zeros behind the columns
-  int64_t padded = 0;
-
-  /// From vector n on.
-  Input from(int64_t n, int64_t columns) const {
-    return {x + n * columns,
-            values + n * columns,
-            scales + n * scale_stride,
-            scale_stride,
-            high + n * padded,
-            low + n * padded,
-            padded};
-  }
-};
-
-}  // namespace basin::kernels
-#endif
+#include "model/kernels/cpu/matvec_q8-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace basin::kernels {
 namespace HWY_NAMESPACE {
-
-// Independent sums of a product: enough to hide the latency of an addition, few enough for the
-// registers.
-template <int kVectors>
-constexpr int kChains = kVectors == 1   ? 4
-                        : kVectors == 2 ? 2
-                                        : 1;
-
-// Weights are asked for one page ahead of their use: what the processor fetches by itself stops at
-// the end of a page, which for a short row comes often.
-HWY_INLINE void prefetch(const void* weights) {
-  __builtin_prefetch(static_cast<const char*>(weights) + 4096);
-}
-
-template <int kVectors, int C>
-HWY_INLINE void store_sums(
-    const Vector* sums, const float* bias, int64_t row, int64_t rows, float* y) {
-  for (int v = 0; v < kVectors; ++v) {
-    Vector sum = sums[v * C];
-    for (int c = 1; c < C; ++c) sum = hn::Add(sum, sums[v * C + c]);
-    y[v * rows + row] = hn::GetLane(hn::SumOfLanes(Lanes32(), sum)) + (bias ? bias[row] : 0);
-  }
-}
 
 // Rows kRows at a time: with several vectors the activations no longer fit the inner cache, and
 // each of them that is loaded meets kRows weights.
@@ -103,104 +49,6 @@ HWY_INLINE void plain_rows(
     unrolled<kRows>([&](auto r) BASIN_INLINE_BODY {
       store_sums<kVectors, C>(sums + r() * kVectors * C, w.bias, row + r(), w.rows, y);
     });
-  }
-}
-
-#if HWY_TARGET != HWY_SCALAR
-using Lanes16 = hn::Repartition<int16_t, Lanes32>;
-constexpr int64_t kWords = hn::MaxLanes(Lanes16());
-
-HWY_INLINE hn::Vec<Lanes16> widened(const int8_t* p) {
-  return hn::PromoteTo(Lanes16(), hn::LoadU(hn::Rebind<int8_t, Lanes16>(), p));
-}
-HWY_INLINE hn::Vec<Lanes16> words(const int16_t* p) {
-  return hn::LoadU(Lanes16(), p);
-}
-// Sums of two neighbouring products: as many as there are fp32 lanes.
-HWY_INLINE Vector pair_products(hn::Vec<Lanes16> a, hn::Vec<Lanes16> b) {
-  using Lanes = hn::Repartition<int32_t, Lanes16>;
-#if HWY_TARGET == HWY_AVX3
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm512_madd_epi16(a.raw, b.raw)});
-#elif HWY_TARGET == HWY_AVX2
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm256_madd_epi16(a.raw, b.raw)});
-#else
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm_madd_epi16(a.raw, b.raw)});
-#endif
-}
-#else  // one element at a time
-constexpr int64_t kWords = 1;
-HWY_INLINE int32_t widened(const int8_t* p) {
-  return *p;
-}
-HWY_INLINE int32_t words(const int16_t* p) {
-  return *p;
-}
-HWY_INLINE Vector pair_products(int32_t a, int32_t b) {
-  return constant(static_cast<float>(a * b));
-}
-#endif
-
-// Activations for 8-bit weights: 16 bits with a scale for each block, so that what they lose is far
-// below what the weights have lost already.
-void quantize_activations(int64_t n, const float* x, int16_t* values, float* scales) {
-  const hn::Rebind<int16_t, Lanes32> half;
-  for (int64_t block = 0; block < n / kQ8Block; ++block) {
-    const float* at = x + block * kQ8Block;
-    Vector largest = constant(0);
-    for (int64_t i = 0; i < kQ8Block; i += kLanes)
-      largest = hn::Max(largest, hn::Abs(load(at + i, Whole())));
-    const float top = hn::GetLane(hn::MaxOfLanes(Lanes32(), largest));
-    scales[block] = top / 32767.0f;
-    const Vector inverse = constant(top == 0 ? 0 : 32767.0f / top);
-    for (int64_t i = 0; i < kQ8Block; i += kLanes)
-      hn::StoreU(hn::DemoteTo(half, hn::NearestInt(hn::Mul(load(at + i, Whole()), inverse))),
-                 half,
-                 values + block * kQ8Block + i);
-  }
-}
-
-// fp16 scales of a row as fp32; writes up to kLanes - 1 more than asked for.
-HWY_INLINE void widen_scales(int64_t blocks, const uint16_t* scales, float* wide) {
-  const hn::Rebind<hwy::float16_t, Lanes32> d16;
-  const hn::Rebind<uint16_t, Lanes32> bits;
-  for (int64_t i = 0; i < blocks; i += kLanes)
-    hn::StoreU(hn::PromoteTo(Lanes32(), hn::BitCast(d16, hn::LoadU(bits, scales + i))),
-               Lanes32(),
-               wide + i);
-}
-
-template <int kVectors>
-HWY_INLINE void q8_rows(
-    const WeightMatrix& w, int64_t begin, int64_t end, const Input& x, float* y) {
-  constexpr int C = kChains<kVectors>;
-  const int64_t D = w.columns, blocks = D / kQ8Block, padded = blocks + kLanes;
-  float* scales = scratch<float>((1 + kVectors) * padded);  // of the row, and times each input's
-  for (int64_t row = begin; row < end; ++row) {
-    const int8_t* at = static_cast<const int8_t*>(w.data) + row * D;
-    widen_scales(blocks, w.scales + row * blocks, scales);
-    for (int v = 0; v < kVectors; ++v)
-      for (int64_t b = 0; b < blocks; b += kLanes)
-        hn::StoreU(hn::Mul(hn::LoadU(Lanes32(), scales + b),
-                           hn::LoadU(Lanes32(), x.scales + v * x.scale_stride + b)),
-                   Lanes32(),
-                   scales + (1 + v) * padded + b);
-    Vector sums[kVectors * C];
-    for (Vector& sum : sums) sum = constant(0);
-    const auto add_block = [&](int64_t b, int c) BASIN_INLINE_BODY {
-      for (int64_t i = b * kQ8Block; i < (b + 1) * kQ8Block; i += kWords) {
-        prefetch(at + i);
-        const auto weight = widened(at + i);
-        for (int v = 0; v < kVectors; ++v)
-          sums[v * C + c] = hn::MulAdd(pair_products(weight, words(x.values + v * D + i)),
-                                       constant(scales[(1 + v) * padded + b]),
-                                       sums[v * C + c]);
-      }
-    };
-    int64_t block = 0;
-    for (; block + C <= blocks; block += C)
-      for (int c = 0; c < C; ++c) add_block(block + c, c);
-    for (; block < blocks; ++block) add_block(block, 0);
-    store_sums<kVectors, C>(sums, w.bias, row, w.rows, y);
   }
 }
 
@@ -355,26 +203,6 @@ void matvec_rows(
         rows_of_type<1, 1>(w, tile, tile_end, input, to), n += 1;
       }
     }
-  }
-}
-
-void quantize_blocks(int64_t n, const float* w, int8_t* values, uint16_t* scales) {
-  const hn::Rebind<hwy::float16_t, Lanes32> d16;
-  const hn::Rebind<uint16_t, Lanes32> bits;
-  for (int64_t block = 0; block < n / kQ8Block; ++block) {
-    const float* at = w + block * kQ8Block;
-    float largest = 0;
-    for (int64_t i = 0; i < kQ8Block; ++i) largest = std::max(largest, std::abs(at[i]));
-    HWY_ALIGN uint16_t lanes[kLanes];
-    hn::Store(hn::BitCast(bits, hn::DemoteTo(d16, constant(largest / 127.0f))), bits, lanes);
-    scales[block] = lanes[0];
-    HWY_ALIGN float wide[kLanes];
-    widen_scales(1, lanes, wide);
-    for (int64_t i = 0; i < kQ8Block; ++i)
-      values[block * kQ8Block + i] =
-          wide[0] == 0
-              ? int8_t{0}
-              : static_cast<int8_t>(std::clamp(std::nearbyint(at[i] / wide[0]), -127.0f, 127.0f));
   }
 }
 

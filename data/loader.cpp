@@ -177,12 +177,4 @@ const std::vector<IndexedDataset>& DataLoader::datasets() const {
   return impl_->datasets;
 }
 
-int64_t DataLoader::tokens_per_epoch() const {
-  int64_t tokens = 0;
-  for (const int64_t samples : impl_->samples) {
-    tokens += samples * impl_->sequence_length;
-  }
-  return tokens;
-}
-
 }  // namespace basin

@@ -36,7 +36,6 @@ class DataLoader {
   std::vector<std::pair<int64_t, int64_t>> sample_ids(int64_t k) const;
 
   const std::vector<IndexedDataset>& datasets() const;
-  int64_t tokens_per_epoch() const;  // predicted tokens of one pass over all datasets
 
  private:
   struct Impl;

@@ -1,6 +1,5 @@
 #include "infer/sampler.h"
 
-#include <ATen/ATen.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -66,11 +65,6 @@ void SamplerConfig::validate() const {
 
 Sampler::Sampler(const SamplerConfig& config) : config_(config) {
   config_.validate();
-}
-
-int64_t Sampler::sample(const at::Tensor& logits) {
-  const at::Tensor values = logits.detach().to(at::kCPU, at::kFloat).contiguous().view(-1);
-  return sample({values.const_data_ptr<float>(), static_cast<size_t>(values.numel())});
 }
 
 int64_t Sampler::sample(std::span<const float> logits) {

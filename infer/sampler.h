@@ -2,8 +2,6 @@
 // logits) on every machine and device.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
 
@@ -29,8 +27,6 @@ class Sampler {
   /// logits (V) -> the id drawn. Equal logits rank by id. Throws std::runtime_error when a logit is
   /// NaN or none is finite.
   int64_t sample(std::span<const float> logits);
-  /// The same, of any float dtype on any device.
-  int64_t sample(const at::Tensor& logits);
 
  private:
   SamplerConfig config_;

@@ -53,10 +53,9 @@ void sort_as_reference(std::vector<SafetensorsSource>& sources) {
 }
 
 /// Length and JSON, padded with spaces up to where the data starts.
-std::string header_of(const std::vector<SafetensorsSource>& sources,
-                      const SafetensorsMetadata& metadata) {
+std::string header_of(const std::vector<SafetensorsSource>& sources) {
   nlohmann::ordered_json header;
-  header["__metadata__"] = metadata;
+  header["__metadata__"] = {{"format", "pt"}};
   uint64_t offset = 0;
   for (const SafetensorsSource& source : sources) {
     const SafetensorsDtype& dtype = dtype_of(source.dtype);
@@ -107,12 +106,10 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
 }
 
 ManifestEntry write_safetensors(const std::filesystem::path& path,
-                                std::vector<SafetensorsSource> sources,
-                                SafetensorsMetadata metadata) {
+                                std::vector<SafetensorsSource> sources) {
   sort_as_reference(sources);
-  metadata.emplace("format", "pt");
   AtomicFile file(path);
-  file.write(header_of(sources, metadata));
+  file.write(header_of(sources));
   ManifestEntry entry;
   for (const SafetensorsSource& source : sources) {
     const at::Tensor tensor = source.make().to(at::kCPU).contiguous();
@@ -130,13 +127,12 @@ ManifestEntry write_safetensors(const std::filesystem::path& path,
 }
 
 ManifestEntry write_safetensors(const std::filesystem::path& path,
-                                const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                                SafetensorsMetadata metadata) {
+                                const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::vector<SafetensorsSource> sources;
   for (const auto& [name, tensor] : tensors)
     sources.push_back(
         {name, tensor.scalar_type(), tensor.sizes().vec(), [tensor = tensor] { return tensor; }});
-  return write_safetensors(path, std::move(sources), std::move(metadata));
+  return write_safetensors(path, std::move(sources));
 }
 
 }  // namespace basin

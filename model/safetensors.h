@@ -30,7 +30,6 @@ class SafetensorsFile {
   explicit SafetensorsFile(std::filesystem::path path);
 
   const std::map<std::string, SafetensorsEntry>& entries() const { return header_.entries; }
-  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   const std::filesystem::path& path() const { return path_; }
 
   /// A copy of tensor `name` on the CPU in its stored dtype. Throws std::runtime_error when it is
@@ -52,18 +51,14 @@ struct SafetensorsSource {
   std::function<at::Tensor()> make;  // of that dtype and shape, any device, any strides
 };
 
-using SafetensorsMetadata = std::map<std::string, std::string>;
-
 /// Writes `path` atomically in the reference order (dtype by descending size, then name), the data
-/// starting at a multiple of 64 bytes. "format": "pt" is added to `metadata`: transformers 4
-/// refuses files without it. Returns what a manifest says of the file, its checksums made while
+/// starting at a multiple of 64 bytes. The metadata say "format": "pt": transformers 4 refuses files
+/// without it. Returns what a manifest says of the file, its checksums made while
 /// writing. Throws std::invalid_argument for duplicate names.
 ManifestEntry write_safetensors(const std::filesystem::path& path,
-                       std::vector<SafetensorsSource> sources,
-                       SafetensorsMetadata metadata = {});
+                                std::vector<SafetensorsSource> sources);
 /// The same for tensors that are there already.
 ManifestEntry write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                       SafetensorsMetadata metadata = {});
+                                const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 
 }  // namespace basin

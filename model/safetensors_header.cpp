@@ -56,7 +56,7 @@ class HeaderReader {
                         const SafetensorsDtype& dtype,
                         const std::vector<uint64_t>& shape) const;
   SafetensorsEntry read_entry(const std::string& tensor, const nlohmann::json& json) const;
-  std::map<std::string, std::string> read_metadata(const nlohmann::json& json) const;
+  void check_metadata(const nlohmann::json& json) const;
   void check_coverage(const Entries& entries, uint64_t data_start, uint64_t file_size) const;
 
   const std::string& file_;
@@ -124,16 +124,12 @@ SafetensorsEntry HeaderReader::read_entry(const std::string& tensor,
   return {std::string(dtype->name), {shape.begin(), shape.end()}, offsets[0], offsets[1]};
 }
 
-std::map<std::string, std::string> HeaderReader::read_metadata(const nlohmann::json& json) const {
+void HeaderReader::check_metadata(const nlohmann::json& json) const {
   if (!json.is_object()) refuse("__metadata__ is no JSON object");
-  std::map<std::string, std::string> metadata;
-  for (const auto& [key, value] : json.items()) {
+  for (const auto& [key, value] : json.items())
     if (!value.is_string())
       refuse(fmt::format(
           "__metadata__: \"{}\" is no string but {}", printable(key), printable_json(value)));
-    metadata[key] = value.get<std::string>();
-  }
-  return metadata;
 }
 
 /// Tensors must cover the data exactly: no hole, no overlap, no byte left over.
@@ -183,7 +179,7 @@ SafetensorsHeader HeaderReader::read(std::span<const std::byte> bytes) const {
   SafetensorsHeader header;
   for (const auto& [name, value] : json.items()) {
     if (name == "__metadata__")
-      header.metadata = read_metadata(value);
+      check_metadata(value);
     else
       header.entries.emplace(name, read_entry(name, value));
   }

@@ -31,7 +31,6 @@ struct SafetensorsEntry {
 
 struct SafetensorsHeader {
   std::map<std::string, SafetensorsEntry> entries;
-  std::map<std::string, std::string> metadata;
 };
 
 /// The header of a file that holds `file`, whole. Throws std::runtime_error, one line that begins

@@ -100,7 +100,6 @@ SavedRow evaluate_row(const Json& json) {
                .sinks = json.at("sinks").get<int64_t>(),
                .recent = count_or_zero(json, "recent"),
                .tokens = json.at("tokens").get<int64_t>(),
-               .nll = number(json, "nll"),
                .perplexity = number(json, "perplexity"),
                .bits_per_byte = number(json, "bits_per_byte"),
                .nll_delta = number(json, "nll_delta"),
@@ -185,10 +184,7 @@ void read_per_token(SavedEvaluation& evaluation, const fs::path& file) {
 
 SavedEvaluation read_evaluation(const fs::path& file) {
   SavedEvaluation evaluation = parsed(file, "evaluate ... --save", [&](const Json& json) {
-    SavedEvaluation e{.file = file,
-                      .model = json.at("model").get<std::string>(),
-                      .source = json.at("source").get<std::string>(),
-                      .dtype = json.value("dtype", ""),
+    SavedEvaluation e{.source = json.at("source").get<std::string>(),
                       .sink_kind = json.at("sink").at("kind").get<std::string>(),
                       .cache = json.at("cache").get<int64_t>(),
                       .documents = {},
@@ -196,13 +192,10 @@ SavedEvaluation read_evaluation(const fs::path& file) {
                       .bins = {},
                       .by_position = {},
                       .step = step_or_unknown(json)};
-    for (const Json& d : json.at("documents")) {
-      const auto name = d.find("name");
-      e.documents.push_back({.name = name != d.end() && name->is_string() ? name->get<std::string>() : "",
-                             .tokens = d.at("tokens").get<int64_t>(),
+    for (const Json& d : json.at("documents"))
+      e.documents.push_back({.tokens = d.at("tokens").get<int64_t>(),
                              .scored = d.at("scored").get<int64_t>(),
                              .bytes = count_or_zero(d, "bytes")});
-    }
     for (const Json& row : json.at("rows")) e.rows.push_back(evaluate_row(row));
     return e;
   });

@@ -1,4 +1,4 @@
-// What `report` reads: run directories (design section 9) as plain structs. A part that is not there is empty, never an
+// What `report` reads: run directories as plain structs. A part that is not there is empty, never an
 // error; a part that is there and damaged is std::runtime_error with the file, what is wrong and the command that
 // writes it anew. Numbers that a file leaves out or gives as null are NaN.
 #pragma once
@@ -26,7 +26,7 @@ struct LoggedStep {
 struct SavedRow {
   std::string mode;  // dense, window, recompute, stream
   int64_t sinks = 0, recent = 0, tokens = 0;
-  double nll = 0, perplexity = 0, bits_per_byte = 0, nll_delta = 0, ci_low = 0, ci_high = 0, tokens_per_second = 0;
+  double perplexity = 0, bits_per_byte = 0, nll_delta = 0, ci_low = 0, ci_high = 0, tokens_per_second = 0;
 
   /// `window` is `stream` that keeps nothing.
   bool streams() const { return mode == "stream" || mode == "window"; }
@@ -34,15 +34,12 @@ struct SavedRow {
 };
 
 struct SavedDocument {
-  std::string name;
   int64_t tokens = 0, scored = 0, bytes = 0;
-  bool operator==(const SavedDocument&) const = default;
 };
 
 /// eval/evaluate-*.json with the per-token file beside it.
 struct SavedEvaluation {
-  std::filesystem::path file;
-  std::string model, source, dtype, sink_kind;
+  std::string source, sink_kind;
   int64_t cache = 0;
   std::vector<SavedDocument> documents;
   std::vector<SavedRow> rows;

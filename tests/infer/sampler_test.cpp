@@ -1,6 +1,5 @@
 #include "infer/sampler.h"
 
-#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,8 +13,8 @@ namespace basin {
 namespace {
 
 // Probabilities 0.5, 0.25, 0.15, 0.1 at ids 2, 0, 3, 1.
-at::Tensor logits() {
-  return at::log(at::tensor({0.25, 0.1, 0.5, 0.15}, at::kDouble)).to(at::kFloat);
+std::vector<float> logits() {
+  return {std::log(0.25f), std::log(0.1f), std::log(0.5f), std::log(0.15f)};
 }
 
 std::vector<double> frequencies(const SamplerConfig& config, int draws = 20000) {
@@ -58,12 +57,12 @@ TEST(Sampler, CutsKeepTheLikeliest) {
 
 TEST(Sampler, GreedyTakesTheFirstOfTheLargest) {
   Sampler greedy({.temperature = 0});
-  EXPECT_EQ(greedy.sample(at::tensor({1.f, 3.f, 3.f, 2.f})), 1);
-  EXPECT_EQ(greedy.sample(at::tensor({1.f, 3.f, 3.f, 9.f}).to(at::kBFloat16)), 3);
+  EXPECT_EQ(greedy.sample(std::vector{1.f, 3.f, 3.f, 2.f}), 1);
+  EXPECT_EQ(greedy.sample(std::vector{1.f, 3.f, 3.f, 9.f}), 3);
 }
 
 TEST(Sampler, SameSeedSameDraws) {
-  const at::Tensor flat = at::zeros({1000});
+  const std::vector<float> flat(1000);
   const auto draw = [&](uint64_t seed) {
     Sampler sampler({.seed = seed});
     std::vector<int64_t> ids;
@@ -78,8 +77,8 @@ TEST(Sampler, SameSeedSameDraws) {
 
 TEST(Sampler, RefusesWhatCannotBeSampled) {
   Sampler sampler({});
-  EXPECT_THROW(sampler.sample(at::tensor({1.f, std::nanf("")})), std::runtime_error);
-  EXPECT_THROW(sampler.sample(at::full({3}, -std::numeric_limits<float>::infinity())),
+  EXPECT_THROW(sampler.sample(std::vector{1.f, std::nanf("")}), std::runtime_error);
+  EXPECT_THROW(sampler.sample(std::vector<float>(3, -std::numeric_limits<float>::infinity())),
                std::runtime_error);
   EXPECT_THROW(Sampler({.temperature = -1}), std::invalid_argument);
   EXPECT_THROW(Sampler({.top_k = -1}), std::invalid_argument);

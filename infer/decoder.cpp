@@ -26,12 +26,23 @@ const float* data(const at::Tensor& x) {
   return x.defined() ? x.const_data_ptr<float>() : nullptr;
 }
 
+constexpr int64_t kLine = 16;  // floats in a cache line
+
+// Floats of the whole cache lines that hold n.
+int64_t whole_lines(int64_t n) {
+  return (n + kLine - 1) / kLine * kLine;
+}
+
 // The worker's share of n, in whole cache lines of floats.
 std::pair<int64_t, int64_t> share(int64_t index, int64_t count, int64_t n) {
-  constexpr int64_t kLine = 16;
-  const int64_t lines = (n + kLine - 1) / kLine;
+  const int64_t lines = whole_lines(n) / kLine;
   return {std::min(n, lines * index / count * kLine),
           std::min(n, lines * (index + 1) / count * kLine)};
+}
+
+// All workers of the step have come this far. Nothing when there is one.
+void meet() {
+#pragma omp barrier
 }
 
 }  // namespace
@@ -53,15 +64,6 @@ Q8Weights quantize_q8(const at::Tensor& weight) {
                        static_cast<uint16_t*>(q8.scales.mutable_data_ptr()));
   return q8;
 }
-
-namespace {
-
-// All workers of the step have come this far. Nothing when there is one.
-void meet() {
-#pragma omp barrier
-}
-
-}  // namespace
 
 bool Decoder::supports(const Transformer& model) {
   return model.device().is_cpu() && (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16);
@@ -152,21 +154,21 @@ void Decoder::make_room(int64_t streams) {
   const ModelConfig& c = model_.config();
   const int64_t threads = omp_get_max_threads(), D = c.hidden_size, HK = c.heads() * c.head_size(),
                 half = static_cast<int64_t>(frequencies_.size());
-  const auto lines = [](int64_t n) { return (n + 15) / 16 * 16; };
   const int64_t sizes[] = {
       c.qkv_size(), HK, layers_.front().up.rows, c.intermediate_size, D, D, c.vocab_size};
   float** const places[] = {&qkv_, &attended_, &up_, &activated_, &delta_, &mlp_delta_, &logits_};
   int64_t total = 0;
-  for (const int64_t n : sizes) total += lines(streams * n);
+  for (const int64_t n : sizes) total += whole_lines(streams * n);
   shared_ = at::empty({total}, at::kFloat);
   float* next = shared_.mutable_data_ptr<float>();
   for (size_t i = 0; i < std::size(sizes); ++i) {
     *places[i] = next;
-    next += lines(streams * sizes[i]);
+    next += whole_lines(streams * sizes[i]);
   }
   private_ = at::empty(
       {threads,
-       3 * lines(streams * D) + lines(2 * streams) + lines(2 * c.head_size() + room_slots_)},
+       3 * whole_lines(streams * D) + whole_lines(2 * streams) +
+           whole_lines(2 * c.head_size() + room_slots_)},
       at::kFloat);
   angles_ = at::empty({streams, 4, half}, at::kFloat);
   if (c.uses_alibi()) alibi_ = at::empty({streams, c.heads(), room_slots_}, at::kFloat);
@@ -251,14 +253,13 @@ void Decoder::run(const Worker& place,
                   std::span<KvCache* const> caches) {
   const bool parallel = model_.config().parallel_residual(),
              two_norms = model_.config().has_mlp_norm();
-  const auto lines = [](int64_t n) { return (n + 15) / 16 * 16; };
-  const int64_t size = lines(room_ * model_.config().hidden_size);
+  const int64_t size = whole_lines(room_ * model_.config().hidden_size);
   Worker w = place;
   w.h = private_.mutable_data_ptr<float>() + place.index * private_.size(1);
   w.normed = w.h + size;
   w.mlp_normed = w.normed + size;
   w.stats = w.mlp_normed + size;
-  w.scratch = w.stats + lines(2 * room_);
+  w.scratch = w.stats + whole_lines(2 * room_);
 
   embed(w, ids);
   const float* delta = nullptr;  // what the block before adds to the residual stream

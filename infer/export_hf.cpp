@@ -90,7 +90,7 @@ void keep_what_it_says(const Json& source, const ModelConfig& model, const fs::p
 }
 
 void explain_sink(const ModelConfig& config) {
-  if (config.sink.kind == SinkKind::kZero || config.sink.kind == SinkKind::kLogit)
+  if (config.sink.in_denominator())
     spdlog::warn(
         "sink {}: the softmax of this model has a constant in its denominator that no other "
         "software computes: config.json says model_type basin_*, so that it is refused elsewhere "

@@ -40,8 +40,7 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
       false);  // buffers that may be written in and outside of inference mode
   const ops::HeadShape heads = model.head_shape();
   const int64_t slots = shape.sinks + ring_size_, G = heads.kv_heads;
-  const SinkKind kind = model.config().sink.kind;
-  extra_ = kind == SinkKind::kZero || kind == SinkKind::kLogit ? 1 : 0;
+  extra_ = model.config().sink.in_denominator() ? 1 : 0;
   compute_ = model.dtype() == at::kDouble ? at::kDouble : at::kFloat;
   const at::TensorOptions options = at::TensorOptions().device(model.device()).dtype(model.dtype());
   keys_ = at::zeros({model.config().num_hidden_layers, G, slots, heads.head_size}, options);

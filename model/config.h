@@ -56,6 +56,8 @@ struct SinkConfig {
 
   /// Positions that the sink takes in front of a sample: `count` for kind token, else 0.
   int64_t tokens() const { return kind == SinkKind::kToken ? count : 0; }
+  /// Whether it is a constant in the softmax's denominator (zero, logit), which no other software computes.
+  bool in_denominator() const { return kind == SinkKind::kZero || kind == SinkKind::kLogit; }
   /// The `tokens()` ids to feed, in order.
   std::vector<int64_t> ids() const;
 };

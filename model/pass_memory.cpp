@@ -124,8 +124,7 @@ class Pass {
   int64_t lse() const { return n_ * config_.heads() * 4; }
   /// What attention keeps beside its input and its output.
   std::vector<int64_t> kept_by_attention() const {
-    const bool folds_sink =
-        config_.sink.kind == SinkKind::kZero || config_.sink.kind == SinkKind::kLogit;
+    const bool folds_sink = config_.sink.in_denominator();
     if (plain_attention())  // q, k, v as the two products read them; softmax, cut where it had a
                             // sink
       return {heads_, heads_, heads_, scores(), folds_sink ? scores() : 0};

@@ -86,9 +86,7 @@ BenchRow bench_checkpoint(const CheckpointBench& bench, const BenchOptions& opti
     const Clock::time_point began = Clock::now();
     const int64_t step = find_newest_intact(saved).value();
     verify.push_back(seconds_since(began));
-    Transformer model(config.model,
-                      config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat,
-                      device);
+    Transformer model(config.model, dtype_of(config.train.precision), device);
     Optimizer optimizer(
         model, model.flat().to(at::kFloat, false, /*copy=*/true), config.train.optimizer);
     const Clock::time_point loading = Clock::now();

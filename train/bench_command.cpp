@@ -10,6 +10,7 @@
 #include "infer/command_options.h"
 #include "train/bench.h"
 #include "train/commands.h"
+#include "train/set_option.h"
 
 namespace basin {
 namespace {
@@ -61,11 +62,7 @@ void add_infer_bench(CLI::App* bench,
                    a->infer.subject,
                    "a model directory, or a run file (.yaml) for random weights of its shape")
       ->required();
-  verb->add_option("--set",
-                   a->infer.overrides,
-                   "override a key of the run file, e.g. model.vocab_size=32000; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
+  add_set_option(*verb, a->infer.overrides);
   verb->add_option("--dtype",
                    a->infer.dtype,
                    "weights: float32, bfloat16, or q8_0 (8 bits; prompts run in bfloat16)")
@@ -108,9 +105,7 @@ void add_train_bench(CLI::App* bench) {
   const auto a = std::make_shared<BenchArguments>();
   CLI::App* verb = bench->add_subcommand("train", "training steps of a run file, on random tokens");
   verb->add_option("CONFIG", a->train.config_path, "run file (YAML)")->required();
-  verb->add_option("--set", a->train.overrides, "override a key of the run file; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
+  add_set_option(*verb, a->train.overrides);
   verb->add_option("--steps", a->train.steps, "steps of one timed run")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -134,10 +129,7 @@ void add_checkpoint_bench(CLI::App* bench) {
   CLI::App* verb = bench->add_subcommand(
       "checkpoint", "what saving costs a training run, and what resuming takes");
   verb->add_option("CONFIG", a->checkpoint.config_path, "run file (YAML)")->required();
-  verb->add_option(
-          "--set", a->checkpoint.overrides, "override a key of the run file; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
+  add_set_option(*verb, a->checkpoint.overrides);
   verb->add_option("--every", a->checkpoint.every, "steps between saves")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -102,8 +102,7 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   const double flops = train_flops_per_token(config.model, T) * tokens / timing.median();
   row["model_flops_per_second"] = flops;
   if (options.peaks) {
-    const double peak = measure_gemm_flops(
-        config.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, device);
+    const double peak = measure_gemm_flops(dtype_of(config.train.precision), device);
     row["gemm_flops_per_second"] = peak;
     row["mfu_of_gemm"] = flops / peak;
   }

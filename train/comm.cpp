@@ -18,6 +18,7 @@
 
 #include "configs/clock.h"
 #include "train/comm_nccl.h"
+#include "train/failure.h"
 
 namespace basin {
 namespace {
@@ -55,18 +56,12 @@ template <class Body>
 void communicate(int64_t rank, const char* what, Body&& body) {
   try {
     body();
-  } catch (const c10::Error& error) {
+  } catch (const std::exception&) {
     throw CommError(
         fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}",
                     what,
                     rank,
-                    error.what_without_backtrace()));
-  } catch (const std::exception& error) {
-    throw CommError(
-        fmt::format("{} failed on rank {}, another rank has ended or does not answer: {}",
-                    what,
-                    rank,
-                    error.what()));
+                    describe_failure(std::current_exception()).message));
   }
 }
 

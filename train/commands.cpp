@@ -23,6 +23,7 @@
 #include "train/launch.h"
 #include "train/meeting.h"
 #include "train/plan.h"
+#include "train/set_option.h"
 #include "train/trainer.h"
 
 namespace basin {
@@ -147,7 +148,7 @@ void add_train(CLI::App& app, int& status) {
   const auto options = std::make_shared<TrainOptions>();
   CLI::App* verb = app.add_subcommand("train", "pretrain a model; goes on from the newest intact checkpoint of its run directory");
   verb->add_option("CONFIG", options->config_path, "run file (YAML)");
-  verb->add_option("--set", options->overrides, "override a key of the run file, e.g. train.steps=100; may be repeated")->type_size(1)->allow_extra_args(false);
+  add_set_option(*verb, options->overrides);
   CLI::Option* nproc = verb->add_option("--nproc", options->nproc, "start this many ranks on this machine (data parallel)")->check(CLI::Range(1, 1024));
   verb->add_option("--launcher", options->placement.launcher, "believe this launcher's variables, if several have left some; none: a single process")->check(CLI::IsMember(launcher_words()))->excludes(nproc);
   verb->add_option("--rdzv-file", options->placement.rendezvous_file, "ranks meet in this file, which does not exist yet, on a file system that they share: for launchers that give no address")->excludes(nproc);

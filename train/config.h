@@ -3,6 +3,8 @@
 // --print-config, the comparison on resume and the README's reference walk these lists.
 #pragma once
 
+#include <c10/core/ScalarType.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -18,6 +20,9 @@ namespace basin {
 enum class Precision { kFp32, kBf16 };
 template <>
 inline constexpr std::string_view kEnumNames<Precision>[] = {"fp32", "bf16"};
+inline at::ScalarType dtype_of(Precision precision) {
+  return precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+}
 
 enum class ScheduleKind { kCosine, kWsd, kConstant };
 template <>

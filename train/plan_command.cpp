@@ -11,6 +11,7 @@
 #include "configs/units.h"
 #include "train/commands.h"
 #include "train/plan_output.h"
+#include "train/set_option.h"
 
 namespace basin {
 namespace {
@@ -130,9 +131,7 @@ void add_plan(CLI::App& app, int& status) {
   CLI::App* verb = app.add_subcommand(
       "plan", "what a run needs and takes, without running it: memory by kind, work, time");
   verb->add_option("CONFIG", options->config_path, "run file (YAML)")->required();
-  verb->add_option("--set", options->overrides, "override a key of the run file; may be repeated")
-      ->type_size(1)
-      ->allow_extra_args(false);
+  add_set_option(*verb, options->overrides);
   add_machine_options(*verb, *options);
   verb->add_flag("--scaling", options->scaling, "predict 1, 2, 8 and 32 nodes, too");
   verb->add_flag("--json", options->json, "one JSON document instead of text");

@@ -20,10 +20,6 @@
 namespace basin {
 namespace {
 
-at::ScalarType dtype_of(Precision precision) {
-  return precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat;
-}
-
 double clip_factor(double norm, double limit) {
   return limit > 0 && norm > limit ? limit / norm : 1;
 }

@@ -209,32 +209,12 @@ void attention_stream(const StreamChunk<Float>& chunk) {
     store_new(chunk, g, std::max(skip, chunk.T - (chunk.recent + 1)), chunk.T);
 }
 
-template void attention_stream(const StreamChunk<float>&);
-template void attention_stream(const StreamChunk<Bf16>&);
-template void attention_forward(
-    const AttentionShape&, const float*, const float*, const float*, const float*, float*, float*);
-template void attention_forward(
-    const AttentionShape&, const Bf16*, const float*, const float*, const float*, Bf16*, float*);
-template void attention_backward(const AttentionShape&,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 float*,
-                                 float*);
-template void attention_backward(const AttentionShape&,
-                                 const Bf16*,
-                                 const float*,
-                                 const float*,
-                                 const float*,
-                                 const Bf16*,
-                                 const float*,
-                                 const Bf16*,
-                                 Bf16*,
-                                 float*);
+template decltype(attention_stream<float>) attention_stream<float>;
+template decltype(attention_stream<Bf16>) attention_stream<Bf16>;
+template decltype(attention_forward<float>) attention_forward<float>;
+template decltype(attention_forward<Bf16>) attention_forward<Bf16>;
+template decltype(attention_backward<float>) attention_backward<float>;
+template decltype(attention_backward<Bf16>) attention_backward<Bf16>;
 
 const char* instruction_set() {
   return dot_kernels().forward ? "AVX3+BF16" : HWY_DYNAMIC_DISPATCH(target_name)();

@@ -1,5 +1,6 @@
 // Batches as a pure function of (seed, batch number, rank): nothing to save but one integer, and
-// the order does not depend on the number of ranks. Design: "Sample order".
+// the order does not depend on the number of ranks. Documents lie end to end; sample i of a dataset is
+// its tokens i T .. i T + T (T + 1 of them, T predictions).
 #pragma once
 
 #include <ATen/core/Tensor.h>

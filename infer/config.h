@@ -1,5 +1,5 @@
 // What the verbs of this room can be told: the shape of a streaming cache and the ways of scoring a
-// document (design: "Streaming, exactly").
+// document.
 #pragma once
 
 #include <cstdint>

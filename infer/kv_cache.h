@@ -2,7 +2,8 @@
 // layer. One class, one semantics, for one token and for a chunk of any length: a whole document
 // streamed through `attend` in chunks is exact streaming in parallel. The non-obvious rule: keys
 // are rotated once, at their true position, and never moved; the query is rotated twice, at its
-// true position t for the ring and at min(t, S + R) for the sinks (design: "Streaming, exactly").
+// true position t for the ring, where distances in the cache are true ones, and at min(t, S + R) for
+// the sinks.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,6 +1,5 @@
 // Scoring one document: the negative log-likelihood of x_1 .. x_{N-1}, in nats, each way that there
-// is (design: "Streaming, exactly"). A document is a stream of its own: fresh cache, the model's
-// sink tokens in front.
+// is. A document is a stream of its own: fresh cache, the model's sink tokens in front.
 #pragma once
 
 #include <ATen/core/Tensor.h>

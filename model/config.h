@@ -40,7 +40,8 @@ enum class SinkKind { kNone, kToken, kZero, kLogit };
 template <>
 inline constexpr std::string_view kEnumNames<SinkKind>[] = {"none", "token", "zero", "logit"};
 
-/// The attention sink (design: "The sink, exactly").
+/// Where the attention goes that nothing in the text asks for. token: learnable tokens in front of every sample,
+/// fed and never predicted; zero, logit: 1 or exp(a learnable scalar of the head) more in the softmax's denominator.
 struct SinkConfig {
   SinkKind kind = SinkKind::kToken;
   int64_t count = 1;                 // sink tokens in front of every sample; kind `token` only

@@ -1,6 +1,5 @@
-// The life of checkpoints in a run directory (design: "Run directory"). A step directory is written
-// aside, its manifest last, then renamed: a directory named step-NNNNNNNN whose manifest holds is
-// whole.
+// The life of checkpoints in a run directory. A step directory is written aside, its manifest last,
+// then renamed: a directory named step-NNNNNNNN whose manifest holds is whole.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,6 @@
 #include "model/checkpoint.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -11,38 +10,13 @@
 #include "model/manifest.h"
 #include "model/safetensors.h"
 #include "model/step_directories.h"
+#include "tests/model/small_model.h"
 
 namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
 using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
-
-ModelConfig tiny(ModelType type) {
-  ModelConfig config;
-  config.model_type = type;
-  config.vocab_size = 50;
-  config.hidden_size = 24;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = 6;
-  config.intermediate_size = 40;
-  config.sink.kind = SinkKind::kNone;
-  if (type == ModelType::kLlama)
-    config.num_key_value_heads = 2;
-  else
-    config.partial_rotary_factor = 0.5;
-  return config;
-}
-
-/// Weights in which every number differs from every other, norms, biases and sink logits included.
-std::unique_ptr<Transformer> random_model(const ModelConfig& config,
-                                          at::ScalarType dtype = at::kFloat) {
-  auto model = std::make_unique<Transformer>(config, dtype, at::kCPU);
-  at::manual_seed(3);
-  const at::NoGradGuard no_grad;
-  model->flat().normal_();
-  return model;
-}
 
 bool same_weights(const Transformer& a, const Transformer& b) {
   if (a.parameters().size() != b.parameters().size()) return false;

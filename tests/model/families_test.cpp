@@ -1,6 +1,5 @@
 // Layouts and config.json of the imported families: rows on disk, both dialects, what is refused.
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,20 +13,13 @@
 #include "model/rope.h"
 #include "model/safetensors.h"
 #include "tests/model/family_variants.h"
+#include "tests/model/small_model.h"
 
 namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-std::unique_ptr<Transformer> random_model(const ModelConfig& config) {
-  auto model = std::make_unique<Transformer>(config, at::kFloat, at::kCPU);
-  at::manual_seed(3);
-  const at::NoGradGuard no_grad;
-  model->flat().normal_();
-  return model;
-}
 
 ModelConfig variant(const std::string& name) {
   for (const FamilyVariant& v : family_variants())

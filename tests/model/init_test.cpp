@@ -4,25 +4,10 @@
 #include <cmath>
 
 #include "model/transformer.h"
+#include "tests/model/small_model.h"
 
 namespace basin {
 namespace {
-
-ModelConfig tiny(ModelType type) {
-  ModelConfig config;
-  config.model_type = type;
-  config.vocab_size = 50;
-  config.hidden_size = 24;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = 6;
-  config.intermediate_size = 40;
-  config.sink.kind = SinkKind::kNone;
-  if (type == ModelType::kLlama)
-    config.num_key_value_heads = 2;
-  else
-    config.partial_rotary_factor = 0.5;
-  return config;
-}
 
 TEST(Initialize, IsAPureFunctionOfSeedAndName) {
   ModelConfig config = tiny(ModelType::kLlama);

@@ -1,16 +1,13 @@
 // Ctrl-C as a terminal sends it: to the whole foreground process group, children included. Verbs
 // other than train exit 130 and leave no file half-written.
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <functional>
 #include <thread>
 
 #include "tests/data/data_fixture.h"
+#include "tests/train/program_fixture.h"
 
 namespace basin {
 namespace {
@@ -47,31 +44,15 @@ class InterruptTest : public testing::Test {
   /// Runs the program until `ready`, then sends SIGINT to its group; returns the exit status.
   int interrupted(std::vector<std::string> words, const std::function<bool()>& ready) {
     words.insert(words.begin(), {"env", "TMPDIR=" + (folder_ / "scratch").string(), BASIN_PROGRAM});
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
-      posix_spawn_file_actions_addopen(
-          &actions, fd, (folder_ / "said").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-    pid_t pid = -1;
-    EXPECT_EQ(posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    int status = 0;
-    while (waitpid(pid, &status, WNOHANG) == 0) {
+    Program program(words, folder_ / "said");
+    while (program.is_running()) {
       if (ready()) {
-        kill(-pid, SIGINT);
-        waitpid(pid, &status, 0);
-        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        kill(-program.pid(), SIGINT);
+        return program.wait();
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
-    ADD_FAILURE() << "ended before it could be interrupted: " << read_file(folder_ / "said");
+    ADD_FAILURE() << "ended before it could be interrupted: " << program.said();
     return -1;
   }
 

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 
+#include "configs/file_descriptor.h"
 #include "configs/scratch_folder.h"
 
 namespace basin {
@@ -157,6 +158,36 @@ TEST_F(Files, MappingsShowTheFile) {
   EXPECT_EQ(std::to_integer<char>(moved.data()[5]), 'd');
   write_file(path_, "");
   EXPECT_EQ(MappedFile(path_).size_bytes(), 0u);
+}
+
+TEST(Paths, WithoutASlashBehindThem) {
+  EXPECT_EQ(without_slash("runs/a/"), "runs/a");
+  EXPECT_EQ(without_slash("./runs//b/../a"), "runs/a");
+  EXPECT_EQ(without_slash("/"), "/");
+}
+
+TEST(ScratchFolder, TakesItsFilesWithIt) {
+  fs::path path;
+  {
+    const ScratchFolder folder;
+    path = folder.path();
+    fs::create_directories(path / "a" / "b");
+    EXPECT_NE(path, ScratchFolder().path());
+  }
+  EXPECT_FALSE(fs::exists(path));
+}
+
+TEST(FileDescriptor, HasOneOwner) {
+  const auto is_open = [](int fd) { return fcntl(fd, F_GETFD) >= 0; };
+  int fd = -1;
+  {
+    FileDescriptor file = open_file("/dev/null", O_RDONLY);
+    fd = file.get();
+    const FileDescriptor owner(std::move(file));
+    EXPECT_FALSE(file.is_open());
+    EXPECT_TRUE(is_open(fd));
+  }
+  EXPECT_FALSE(is_open(fd));
 }
 
 TEST(Xxh3, MatchesPublishedValues) {

@@ -71,5 +71,11 @@ TEST(JsonText, MessagesThatQuoteStayInOneLine) {
   EXPECT_EQ(one_line(std::string(1001, 'x')), std::string(1000, 'x') + "...");
 }
 
+TEST(JsonText, DocumentsAreTextWithoutBytesThatAreNone) {
+  const nlohmann::ordered_json json{{"b", "\xff"}, {"a", 1}};
+  EXPECT_EQ(to_text(json), "{\n \"b\": \"\xef\xbf\xbd\",\n \"a\": 1\n}\n");
+  EXPECT_EQ(to_line(json), "{\"b\":\"\xef\xbf\xbd\",\"a\":1}\n");
+}
+
 }  // namespace
 }  // namespace basin

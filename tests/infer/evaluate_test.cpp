@@ -235,6 +235,11 @@ TEST_F(Evaluate, WritesJsonAndNpy) {
   of_a_step.step = named_step("runs/x/step-00000500/");
   EXPECT_EQ(save_evaluation(folder_ / "eval", of_a_step, e).filename(),
             "evaluate-y_heldout-C16-step-00000500.json");
+  EXPECT_EQ(eval_files(folder_, "evaluate-"),
+            (std::vector{folder_ / "eval/evaluate-y_heldout-C16-step-00000500.json",
+                         folder_ / "eval/evaluate-y_heldout-C16.json"}));
+  EXPECT_TRUE(eval_files(folder_, "tasks-").empty());
+  EXPECT_TRUE(eval_files(folder_ / "none", "").empty());
   EXPECT_EQ(named_step("runs/x"), "");
   EXPECT_EQ(named_step("runs/x/final"), "");
 

@@ -8,8 +8,8 @@
 #include "configs/files.h"
 #include "data/indexed_dataset.h"
 #include "infer/run_facts.h"
-#include "model/families/config_writer.h"
 #include "model/cost.h"
+#include "model/families/config_writer.h"
 #include "model/transformer.h"
 
 namespace basin {
@@ -27,7 +27,7 @@ std::string grouped(int64_t number) {
 
 std::string front_matter(const ModelConfig& config) {
   std::string text = "---\n";
-  if (!config.sink.in_denominator()) text += "library_name: transformers\n";
+  if (loads_elsewhere(config)) text += "library_name: transformers\n";
   text += "pipeline_tag: text-generation\ntags:\n- basin\n";
   if (config.sink.kind != SinkKind::kNone) text += "- attention-sink\n- streaming\n";
   return text + "---\n\n";

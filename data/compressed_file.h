@@ -39,7 +39,7 @@ class CompressedFile {
   uint64_t file_bytes_ = 0;
   std::string buffer_;  // bytes of the file not yet decoded: [begin_, end_)
   size_t begin_ = 0, end_ = 0;
-  Xxh3 sum_;                  // of the file itself
+  Xxh3 sum_;                          // of the file itself
   std::unique_ptr<Decoder> decoder_;  // nullptr: plain
 };
 

@@ -169,8 +169,7 @@ Trainer::Outcome Trainer::run() {
     const Clock::time_point began = Clock::now();
     const double waited = comm_.waited_s();
     const StepResult result = train_step();
-    log_.add_step(seconds_since(began),
-                  comm_.waited_s() - waited);
+    log_.add_step(seconds_since(began), comm_.waited_s() - waited);
     if (result.spike) {
       roll_back();
       continue;

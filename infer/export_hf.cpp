@@ -113,7 +113,7 @@ void write_weights_and_config(const LoadedModel& model,
   save_model(*model.model,
              model.trained_tokens,
              directory,
-             model.eos_ids.empty() ? std::nullopt : std::optional(model.eos_ids.front()),
+             model.eos_ids,
              output);
 }
 

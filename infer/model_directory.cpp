@@ -24,7 +24,8 @@ nlohmann::json read_json(const fs::path& path) {
   return json;
 }
 
-// Of generation_config.json or config.json; empty where it does not say.
+}  // namespace
+
 std::vector<int64_t> read_eos_ids(const fs::path& path) {
   if (!fs::exists(path)) return {};
   const nlohmann::json json = read_json(path);
@@ -37,6 +38,8 @@ std::vector<int64_t> read_eos_ids(const fs::path& path) {
   throw std::runtime_error(
       fmt::format("{}: eos_token_id is neither an integer nor a list of integers", path.string()));
 }
+
+namespace {
 
 std::vector<int64_t> find_eos_ids(const LoadedModel& model) {
   for (const char* const name : {"generation_config.json", "config.json"})

@@ -45,6 +45,10 @@ LoadedModel open_model(const std::filesystem::path& path,
                        const std::string& dtype,
                        at::Device device = at::kCPU);
 
+/// What generation_config.json or config.json says ends a text; empty where `file` is not there or
+/// does not say. Throws std::runtime_error naming the file for anything else.
+std::vector<int64_t> read_eos_ids(const std::filesystem::path& file);
+
 /// "step-00001000" when `path` itself names a step of a run, not the run or its newest step; else
 /// "".
 std::string named_step(const std::filesystem::path& path);

@@ -142,7 +142,7 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
 Manifest save_model(const Transformer& model,
                     int64_t sequence_length,
                     const fs::path& directory,
-                    std::optional<int64_t> eos_token_id,
+                    std::vector<int64_t> eos_token_ids,
                     const WeightsOutput& output) {
   const at::NoGradGuard no_grad;
   fs::create_directories(directory);
@@ -154,7 +154,7 @@ Manifest save_model(const Transformer& model,
                        }});
   }
   Manifest manifest = write_weights(directory, std::move(sources), output);
-  const ConfigExtras extras{sequence_length, model.dtype(), eos_token_id};
+  const ConfigExtras extras{sequence_length, model.dtype(), std::move(eos_token_ids)};
   manifest.add(kGeneration,
                {write_file(directory / kGeneration,
                            generation_config_to_json(model.config(), extras).dump(2) + "\n")});

@@ -22,11 +22,11 @@ int64_t read_max_positions(const std::filesystem::path& directory);
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& directory, at::ScalarType dtype, at::Device device);
 
 /// Writes config.json, generation_config.json and model.safetensors, or shards of it as `output` asks (dtype of the model; on disk layouts of its family) into `directory`.
-/// `sequence_length`: T, which with the sinks gives max_position_embeddings. `eos_token_id`: what ends a text, by default the </s> of `prepare`;
+/// `sequence_length`: T, which with the sinks gives max_position_embeddings. `eos_token_ids`: what ends a text, by default the </s> of `prepare`;
 /// none (or one outside the vocabulary) writes null. bos_token_id is the first sink token, else null: nothing is prepended.
 /// Returns what a manifest says of these files.
 /// Models that no other software computes alike (sinks of kind zero and logit, partial rotation in a llama) say model_type basin_FAMILY.
-Manifest save_model(const Transformer& model, int64_t sequence_length, const std::filesystem::path& directory, std::optional<int64_t> eos_token_id = 2,
+Manifest save_model(const Transformer& model, int64_t sequence_length, const std::filesystem::path& directory, std::vector<int64_t> eos_token_ids = {2},
                     const WeightsOutput& output = {});
 
 /// The model directory that `path` names: itself when it has a config.json, else a run's `final`, else its newest intact step.

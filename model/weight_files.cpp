@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kPartBytes = 8 << 20;  // handed out at once, and fetched ahead
+constexpr uint64_t kPartBytes = 4 << 20;  // handed out at once, and fetched ahead
 constexpr std::string_view kSafetensors = ".safetensors", kTorch = ".bin";
 
 struct Layout {

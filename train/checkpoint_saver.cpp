@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -12,6 +13,7 @@
 #include "configs/clock.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer_sinks.h"
+#include "infer/model_directory.h"
 #include "model/checkpoint.h"
 #include "model/manifest.h"
 #include "train/initial_model.h"
@@ -123,13 +125,24 @@ void CheckpointSaver::write_files() {
   shard_entry_ =
       write_shard(aside_ / shard_name(comm_.rank(), shards), model_.parameters(), parts_);
   if (!comm_.is_root()) return;
-  const bool knows_end = tokenizer_ && tokenizer_->eos_id() >= 0;  // foreign texts: it is not known
   manifest_ = save_model(*weights_,
                          run_.config.data.sequence_length,
                          aside_,
-                         knows_end ? std::optional(tokenizer_->eos_id()) : std::nullopt);
+                         end_ids());
   write_tokenizer();
   manifest_.add(kStateName, {write_state(aside_, run_)});
+}
+
+/// What ends the data's documents, and what else ended the initial model's texts. Nothing for
+/// foreign data, where it is not known.
+std::vector<int64_t> CheckpointSaver::end_ids() const {
+  std::vector<int64_t> ids;
+  if (tokenizer_ && tokenizer_->eos_id() >= 0) ids.push_back(tokenizer_->eos_id());
+  const fs::path initial = initial_tokenizer_directory(run_.config) / "generation_config.json";
+  if (fs::exists(initial))
+    for (const int64_t id : read_eos_ids(initial))
+      if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
+  return ids;
 }
 
 void CheckpointSaver::write_tokenizer() const {

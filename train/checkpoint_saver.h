@@ -72,6 +72,7 @@ class CheckpointSaver {
   enum class Phase { kIdle, kWriting, kPublishing };
 
   void copy(const TrainState& state);
+  std::vector<int64_t> end_ids() const;
   void write_tokenizer() const;
   void make_copy();
   void write_files();

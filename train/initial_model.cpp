@@ -206,6 +206,8 @@ void save_initial_tokenizer(const RunConfig& config) {
   fs::remove_all(to);
   make_writable_directory(to);
   copy_tokenizer_files(from, to);
+  if (const fs::path ends = from / "generation_config.json"; fs::exists(ends))
+    write_file(to / "generation_config.json", read_file(ends));
   // In a checkpoint of ours the tokenizer.model counts: there must be none where it did not before.
   if (const auto tokenizer = open_tokenizer(from); tokenizer && !tokenizer->is_sentencepiece())
     fs::remove(to / "tokenizer.model");

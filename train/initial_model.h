@@ -51,7 +51,8 @@ void check_initial_tokenizer(const RunConfig& config, const DatasetInfo& info);
 /// those that it has. Says on `says` what the sinks are.
 void load_initial_weights(const RunConfig& config, Transformer& target, bool says);
 
-/// Where a run keeps the tokenizer of its initial model, for its checkpoints.
+/// Where a run keeps the tokenizer of its initial model, and what ended its texts, for its
+/// checkpoints.
 std::filesystem::path initial_tokenizer_directory(const RunConfig& config);
 /// Fills that directory, anew. With new sinks, they are what is put in front of a text.
 void save_initial_tokenizer(const RunConfig& config);

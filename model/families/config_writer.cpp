@@ -26,9 +26,10 @@ void write_special_ids(const ModelConfig& config,
                        nlohmann::ordered_json& json) {
   json["bos_token_id"] = nullptr;
   if (config.sink.tokens() > 0) json["bos_token_id"] = config.sink.ids().front();
-  json["eos_token_id"] = nullptr;
-  if (extras.eos_token_id && *extras.eos_token_id < config.vocab_size)
-    json["eos_token_id"] = *extras.eos_token_id;
+  std::vector<int64_t> ends = extras.eos_token_ids;
+  std::erase_if(ends, [&](int64_t id) { return id >= config.vocab_size; });
+  json["eos_token_id"] = ends;
+  if (ends.size() < 2) json["eos_token_id"] = ends.empty() ? nullptr : nlohmann::ordered_json(ends[0]);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <vector>
 
 #include "model/config.h"
 
@@ -15,7 +15,7 @@ namespace basin {
 struct ConfigExtras {
   int64_t sequence_length = 0;
   at::ScalarType dtype = at::kFloat;
-  std::optional<int64_t> eos_token_id;
+  std::vector<int64_t> eos_token_ids;  // any of them ends a text
 };
 
 /// Whether software that knows the family computes what we compute. Others must refuse the file:

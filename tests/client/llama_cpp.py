@@ -1,6 +1,6 @@
 """llama.cpp (xllamacpp) on what `basin export --format gguf` writes, vanilla and sink models, trained: the same token ids on a thousand strings, BOS
 in front exactly for the sink model, the same greedy continuation, the same perplexity; its context shift keeps one slot for the sink.
-  llama_cpp.py [--build DIR] [--only NAME,...]"""
+  llama_cpp.py [--build DIR] [--only NAME,...]    a name with a / is the directory of a model of one's own"""
 
 import json
 import math
@@ -191,6 +191,10 @@ def check(basin, model, sinks, scratch):
     return f"greedy steps {', '.join(greedy)}; perplexity {perplexity}; {check_shift(scratch / 'f32.gguf', sinks)}"
 
 
+def of_directory(model):
+    return model, 0 if json.loads((model / "config.json").read_text())["bos_token_id"] is None else 1
+
+
 def main():
     if sys.argv[1:2] == ["--shift"]:
         return shift(sys.argv[2])
@@ -199,7 +203,7 @@ def main():
     torch.set_num_threads(1)
 
     def case(name, data):
-        source, sinks = CASES[name]
+        source, sinks = CASES[name] if name in CASES else of_directory(pathlib.Path(name).resolve())
         return name, lambda scratch: check(basin, source if isinstance(source, pathlib.Path)
                                            else train(basin, data, scratch / "run", **source) / "final", sinks, scratch)
 

@@ -75,7 +75,7 @@ TEST_F(Checkpoint, RoundTripOfEveryVariant) {
         if (kind == SinkKind::kToken && variant)
           config.sink.count = 2, config.sink.token_ids = {9, 7};
         const auto model = random_model(config);
-        save_model(*model, 32, path_, 2);
+        save_model(*model, 32, path_, {2});
         const auto read = load();
         EXPECT_TRUE(same_weights(*model, *read));
         EXPECT_EQ(config_json()["max_position_embeddings"], 32 + config.sink.tokens());
@@ -109,7 +109,7 @@ TEST_F(Checkpoint, RoundTripOfEveryVariant) {
 
 TEST_F(Checkpoint, LlamaNamesAndRows) {
   const auto model = random_model(tiny(ModelType::kLlama));
-  save_model(*model, 32, path_, 2);
+  save_model(*model, 32, path_, {2});
   const SafetensorsFile file(path_ / "model.safetensors");
   const at::Tensor qkv = model->parameter("layers.1.qkv.weight"),
                    up = model->parameter("layers.1.up.weight");
@@ -125,7 +125,7 @@ TEST_F(Checkpoint, LlamaNamesAndRows) {
 
 TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
   const auto model = random_model(tiny(ModelType::kGptNeox));
-  save_model(*model, 32, path_, 2);
+  save_model(*model, 32, path_, {2});
   const SafetensorsFile file(path_ / "model.safetensors");
   EXPECT_EQ(file.entries().size(), 2u * 12 + 4);
   const int64_t K = 4, H = 6;
@@ -145,7 +145,7 @@ TEST_F(Checkpoint, GptNeoxRowsGoHeadByHead) {
 TEST_F(Checkpoint, ConfigSpeaksBothDialects) {
   ModelConfig config = tiny(ModelType::kGptNeox);
   config.rope_theta = 5000;
-  save_model(*random_model(config), 32, path_, 2);
+  save_model(*random_model(config), 32, path_, {2});
   nlohmann::json json = config_json();
   EXPECT_EQ(json["rotary_pct"], 0.5);
   EXPECT_EQ(json["rope_parameters"],
@@ -157,7 +157,7 @@ TEST_F(Checkpoint, ConfigSpeaksBothDialects) {
   for (const nlohmann::json& dialect :
        {nlohmann::json::parse(R"({"rope_parameters":null})"),
         nlohmann::json::parse(R"({"rotary_pct":null,"rotary_emb_base":null})")}) {
-    save_model(*random_model(config), 32, path_, 2);
+    save_model(*random_model(config), 32, path_, {2});
     patch_config(dialect);
     EXPECT_EQ(read_model_config(path_).rope_theta, 5000);
     EXPECT_EQ(read_model_config(path_).partial_rotary_factor, 0.5);
@@ -176,7 +176,7 @@ TEST_F(Checkpoint, SinkTokensAreWhatOthersPrepend) {
   ModelConfig config = tiny(ModelType::kLlama);
   config.sink.kind = SinkKind::kToken;
   config.sink.count = 2;
-  save_model(*random_model(config), 32, path_, 2);
+  save_model(*random_model(config), 32, path_, {2});
   EXPECT_EQ(config_json()["model_type"], "llama");
   EXPECT_EQ(config_json()["bos_token_id"], 1);
   EXPECT_EQ(config_json()["sink"],
@@ -185,7 +185,7 @@ TEST_F(Checkpoint, SinkTokensAreWhatOthersPrepend) {
       nlohmann::json::parse(read_file(path_ / "generation_config.json"));
   EXPECT_EQ(generation["bos_token_id"], 1);
   EXPECT_EQ(generation["eos_token_id"], 2);
-  save_model(*random_model(config), 32, path_, 50);
+  save_model(*random_model(config), 32, path_, {50});
   EXPECT_TRUE(config_json()["eos_token_id"].is_null()) << "outside the vocabulary";
 }
 

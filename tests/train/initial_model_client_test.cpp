@@ -78,7 +78,8 @@ TEST_F(InitFromClientTest, ATokenizerJsonGoesAlongAndPutsTheSinkInFront) {
   const auto config = nlohmann::json::parse(read_file(root_ / "run/final/config.json"));
   EXPECT_EQ(config.at("vocab_size"), kRows);
   EXPECT_EQ(config.at("bos_token_id"), kPieces);
-  EXPECT_EQ(config.at("eos_token_id"), 0) << "<|end|>, as tokenizer_config.json says";
+  EXPECT_EQ(config.at("eos_token_id"), nlohmann::json({0, 2}))
+      << "<|end|>, as tokenizer_config.json says, and what generation_config.json had";
   EXPECT_EQ(basin(fmt::format("train {0}/run.yaml --set run.dir={0}/hole "
                               "--set 'model.sink.token_ids=[390]'",
                               root)),

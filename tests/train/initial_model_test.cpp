@@ -195,7 +195,9 @@ class InitFromGoldenTest : public TrainTest {
     options.vocab_size = tokenizer.empty() ? 384 : 0;
     prepare(options);
   }
-  RunConfig continued(const std::string& sink, const std::string& more = "") {
+  RunConfig continued(const std::string& sink,
+                      const std::string& more = "",
+                      const fs::path& from = kGolden) {
     const fs::path file = root_ / "golden.yaml";
     write_file(file,
                fmt::format("run: {{dir: {0}/run}}\nmodel: {{sink: {1}}}\n"
@@ -203,7 +205,7 @@ class InitFromGoldenTest : public TrainTest {
                            "train: {{init_from: {2}, steps: 3, global_batch: 2, device: cpu{3}}}\n",
                            root_.string(),
                            sink,
-                           kGolden.string(),
+                           from.string(),
                            more));
     RunConfig config = read_run_config(file, {});
     match_model_to_data(config);
@@ -229,6 +231,15 @@ TEST_F(InitFromGoldenTest, TheUnusedBosIsTheSinkAndTheTokenizerGoesAlong) {
   EXPECT_EQ(saved("tokenizer_config.json").at("add_bos_token"), true);
   EXPECT_EQ(saved("config.json").at("bos_token_id"), 1);
   EXPECT_EQ(saved("generation_config.json").at("eos_token_id"), 2);
+}
+
+TEST_F(InitFromGoldenTest, WhatEndedTextsStillEndsThem) {
+  const fs::path chat = root_ / "chat";
+  fs::copy(kGolden, chat);
+  write_file(chat / "generation_config.json", R"({"eos_token_id": [9, 2]})");
+  prepare_with(chat);
+  Trainer(continued("{kind: token}", "", chat), *comm_, at::kCPU).run();
+  EXPECT_EQ(saved("generation_config.json").at("eos_token_id"), nlohmann::json({2, 9}));
 }
 
 TEST_F(InitFromGoldenTest, SinksOfOurTokenizersTakeTheirReservedRows) {

@@ -23,7 +23,7 @@ ConfigJson ConfigJson::parse(std::string_view text, const std::string& file) {
 }
 
 void ConfigJson::refuse(const std::string& key, const std::string& reason) const {
-  throw std::runtime_error(fmt::format("{}: key \"{}{}\": {}", file_, prefix_, key, reason));
+  throw std::runtime_error(fmt::format("{}: key \"{}{}\": {}", file_, prefix_, key, one_line(reason)));
 }
 
 bool ConfigJson::has(const std::string& key) const {

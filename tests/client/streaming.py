@@ -51,7 +51,8 @@ def check(source, sink, tokens, caches, basin, scratch):
 
 @torch.no_grad()
 def check_window(basin, tokens, window, scratch):
-    """A cache of `window` - 1 entries and the query are what the model's own window lets a token see."""
+    """A cache of `window` - 1 entries and the query are what the model's own window lets a token see. transformers rotate by true positions in fp32,
+    whose angles are off by 1e-4 at position 2000."""
     source = scratch / "model"
     models.write(models.LAYOUTS["mistral"][""], source)
     config = json.loads((source / "config.json").read_text())
@@ -71,8 +72,9 @@ def main():
 
     def run(layout, scratch):
         if layout == WINDOW:
-            worst = max(check_window(arguments.basin, arguments.tokens, C + 1, scratch / str(C)) for C in arguments.cache)
-            return f"{arguments.tokens} tokens, C {arguments.cache}: nll within {worst:.1e}"
+            tokens = min(arguments.tokens, 1000)
+            worst = max(check_window(arguments.basin, tokens, C + 1, scratch / str(C)) for C in arguments.cache)
+            return f"{tokens} tokens, C {arguments.cache}: nll within {worst:.1e}"
         source, sink = GOLDEN, [1]
         if layout != TRAINED:
             source, sink = scratch / "model", []

@@ -309,6 +309,7 @@ TEST_F(Checkpoint, UnsupportedConfigurationsAreNamed) {
        "\"model_type\": \"gpt2\" has learned absolute positions, which cannot stream"},
       {R"({"model_type":"opt"})", "\"opt\" has learned absolute positions, which cannot stream"},
       {R"({"model_type":null})", "\"model_type\": missing"},
+      {R"({"model_type":"two\nlines"})", "\"two\\x0alines\" is not supported"},
       {R"({"rope_scaling":{"type":"yarn","factor":2.0}})",
        "\"rope_scaling\": rotary scaling \"yarn\""},
       {R"({"rope_parameters":{"rope_type":"dynamic"}})",

@@ -21,6 +21,13 @@ step "tests"
 tests_started=$SECONDS
 status=0
 export GOMP_SPINCOUNT=1000   # tests run side by side: OpenMP's threads must not spin for long
-ctest --test-dir build --output-on-failure -j 2 "$@" || status=$?
+ctest --test-dir build --output-on-failure -j 2 "$@" | tee build/tests.log || status=$?
+if [ -n "$clients" ]; then   # then only a GPU may be missing
+  skipped=$(sed -nE 's/^[[:space:]]+[0-9]+ - (.*) \(Skipped\)$/\1/p' build/tests.log | grep -vE '^Gpu' || true)
+  if [ -n "$skipped" ]; then
+    printf 'run: error: --clients was given, and these were skipped all the same:\n%s\n' "$skipped" >&2
+    status=1
+  fi
+fi
 printf '\ntests took %d s, everything %d s\n' $((SECONDS - tests_started)) $((SECONDS - started))
 exit $status

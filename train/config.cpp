@@ -112,18 +112,17 @@ std::string given_run_directory(const ConfigNode& root, const std::filesystem::p
 
 /// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids
 /// beyond the vocabulary or, with tokenizers of its own, these reserved ones.
-bool is_known_good(const std::string& path, const std::vector<int64_t>& sink_ids) {
+bool promises_enough(const DatasetInfo& info, const std::vector<int64_t>& sink_ids) {
   for (const int64_t id : sink_ids) {
     if (id >= kReservedIds || id == kEosId) return false;
   }
-  const std::optional<DatasetInfo> info = find_dataset_info(path);
-  return info && (sink_ids.empty() || info->open_tokenizer().has_reserved_ids());
+  return sink_ids.empty() || info.open_tokenizer().has_reserved_ids();
 }
 
-void check_tokens(const std::string& path, const ModelConfig& model) {
+void check_tokens(const std::string& path, const ModelConfig& model, bool sidecar_promises) {
   const std::vector<int64_t> sink_ids = model.sink.ids();
   const IndexedDataset dataset(path);
-  if (is_known_good(path, sink_ids)) return;
+  if (sidecar_promises && find_dataset_info(path)) return;
   if (const int64_t largest = dataset.max_token(); largest >= model.vocab_size) {
     throw std::invalid_argument(fmt::format(
         "model.vocab_size is {} but {} holds the token id {}: set model.vocab_size to {} or more",
@@ -281,7 +280,8 @@ void match_model_to_data(RunConfig& config) {
       throw std::invalid_argument(fmt::format(
           "the sink token id {} lies outside model.vocab_size {}", id, model.vocab_size));
   }
-  for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model);
+  const bool promised = info && promises_enough(*info, model.sink.ids());  // one tokenizer made all
+  for (const std::string& path : dataset_paths(config.data)) check_tokens(path, model, promised);
 }
 
 void find_vocab_size(RunConfig& config, const std::string& path) {

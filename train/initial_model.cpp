@@ -113,6 +113,7 @@ void settle_model(RunConfig& config, const InitialModel& initial) {
   if (initial.resumes) return settle_resumed(model, expected);
   const std::string& from = config.train.init_from;
   if (expected.sink.kind == SinkKind::kNone && model.sink.kind == SinkKind::kToken) {
+    const bool is_given = !model.sink.token_ids.empty();
     expected.sink = model.sink = new_sink(from, expected.vocab_size, model.sink);
     for (const int64_t id : expected.sink.ids()) {
       if (id > expected.vocab_size)
@@ -123,7 +124,7 @@ void settle_model(RunConfig& config, const InitialModel& initial) {
             from));
       expected.vocab_size = std::max(expected.vocab_size, id + 1);
     }
-    check_sink_rows(from, expected.sink.ids());
+    if (is_given) check_sink_rows(from, expected.sink.ids());
     if (model.vocab_size == initial.config.vocab_size) model.vocab_size = expected.vocab_size;
   }
   if (model.num_key_value_heads == 0) model.num_key_value_heads = expected.num_key_value_heads;
@@ -202,15 +203,15 @@ fs::path initial_tokenizer_directory(const RunConfig& config) {
 void save_initial_tokenizer(const RunConfig& config) {
   const fs::path from = resolve_model_directory(config.train.init_from),
                  to = initial_tokenizer_directory(config);
-  if (!open_tokenizer(from)) return;  // checkpoints get the data's
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(from);
+  if (!tokenizer) return;  // checkpoints get the data's
   fs::remove_all(to);
   make_writable_directory(to);
   copy_tokenizer_files(from, to);
   if (const fs::path ends = from / "generation_config.json"; fs::exists(ends))
     write_file(to / "generation_config.json", read_file(ends));
   // In a checkpoint of ours the tokenizer.model counts: there must be none where it did not before.
-  if (const auto tokenizer = open_tokenizer(from); tokenizer && !tokenizer->is_sentencepiece())
-    fs::remove(to / "tokenizer.model");
+  if (!tokenizer->is_sentencepiece()) fs::remove(to / "tokenizer.model");
   const SinkConfig& sink = config.model.sink;
   if (sink.tokens() == 0 || read_model_config(from).sink.tokens() > 0) return;
   prepend_sinks(to, sink.ids(), config.data.sequence_length + sink.tokens());

@@ -5,8 +5,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include <memory>
-#include <stdexcept>
-#include <string>
 
 #include "model/transformer.h"
 
@@ -36,13 +34,6 @@ inline std::unique_ptr<Transformer> random_model(const ModelConfig& config,
   const at::NoGradGuard no_grad;
   model->flat().normal_();
   return model;
-}
-
-/// Throws std::out_of_range when there is none of that name.
-inline at::Tensor parameter(const Transformer& model, const std::string& name) {
-  for (const Parameter& p : model.parameters())
-    if (p.name == name) return p.tensor;
-  throw std::out_of_range(name);
 }
 
 }  // namespace basin

@@ -1,6 +1,7 @@
 // The loss: linear layer and cross-entropy, a chunk of rows at a time.
 #include <algorithm>
 
+#include "model/gemm.h"
 #include "model/op_functions.h"
 
 namespace basin::ops {
@@ -54,7 +55,7 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       const int64_t rows = std::min(chunk, N - begin);
       const at::Tensor x = hidden.narrow(0, begin, rows);
       at::Tensor logits = buffer.narrow(0, 0, rows), nll_of_rows = nll.narrow(0, begin, rows);
-      at::mm_out(logits, x, weight.t());
+      gemm_out(logits, x, weight.t());
       if (!with_gradient) {
         nll_of_rows.copy_(token_cross_entropy(logits, targets.narrow(0, begin, rows)));
         continue;
@@ -62,8 +63,8 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       cross_entropy_in_place(
           logits, targets.narrow(0, begin, rows), 1.0 / static_cast<double>(N), nll_of_rows);
       at::Tensor dx = dhidden.narrow(0, begin, rows);
-      at::mm_out(dx, logits, weight);
-      const at::Tensor dw = at::mm(logits.t(), x);
+      gemm_out(dx, logits, weight);
+      const at::Tensor dw = gemm(logits.t(), x);
       if (rows == N) {
         dweight = dw;
       } else if (begin == 0) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "model/cuda.h"
+#include "model/gemm.h"
 #include "model/op_functions.h"
 
 namespace basin::ops {
@@ -63,19 +64,36 @@ struct FusedGelu : Function<FusedGelu> {
   }
 };
 
-// On a GPU, for the bias' gradient: LibTorch's sum over rows takes twice as long as ours.
+// On a CPU for its product. On a GPU for the bias' gradient: LibTorch's sum over rows takes twice as long as ours.
 struct FusedLinear : Function<FusedLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_in, const at::Tensor& weight, const OptionalTensor& bias) {
+    const at::Tensor x = x_in.contiguous();
     ctx->save_for_backward({x, weight});
-    return at::linear(x, weight, bias);
+    ctx->saved_data["bias"] = bias.has_value();
+    return apply_linear(x, weight, tensor(bias));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], dy = grads[0].contiguous().view({-1, weight.size(0)});
-    const at::Tensor dbias = at::empty({weight.size(0)}, dy.options().dtype(at::kFloat));
-    cuda_plugin()->sum_rows(dy.size(0), dy.size(1), in<kernels::Bf16>(dy), out<float>(dbias));
-    return {at::mm(dy, weight).view(x.sizes()), at::mm(dy.t(), x.reshape({-1, weight.size(1)})), dbias.to(weight.scalar_type())};
+    at::Tensor dbias;
+    if (ctx->saved_data["bias"].toBool()) dbias = sum_rows(dy);
+    return {gemm(dy, weight).view(x.sizes()), gemm(dy.t(), x.view({-1, weight.size(1)})), dbias};
+  }
+
+  static at::Tensor apply_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+    if (!takes_gemm(x)) return at::linear(x, weight, optional(bias));
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes.back() = weight.size(0);
+    return gemm(x.reshape({-1, weight.size(1)}), weight.t(), bias).view(sizes);
+  }
+
+ private:
+  static at::Tensor sum_rows(const at::Tensor& dy) {
+    if (!dy.is_cuda()) return dy.sum(0);
+    const at::Tensor sums = at::empty({dy.size(1)}, dy.options().dtype(at::kFloat));
+    cuda_plugin()->sum_rows(dy.size(0), dy.size(1), in<kernels::Bf16>(dy), out<float>(sums));
+    return sums.to(dy.scalar_type());
   }
 };
 
@@ -129,7 +147,9 @@ at::Tensor embedding(const at::Tensor& ids, const at::Tensor& weight) {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const bool trains = at::GradMode::is_enabled() && weight.requires_grad();
-  if (trains && bias.defined() && takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16) return FusedLinear::apply(x, weight, bias);
+  const bool sums_on_gpu = bias.defined() && takes_cuda_kernel(x) && x.scalar_type() == at::kBFloat16;
+  if (trains && (takes_gemm(x) || sums_on_gpu)) return FusedLinear::apply(x, weight, optional(bias));
+  if (takes_gemm(x) && !at::GradMode::is_enabled()) return FusedLinear::apply_linear(x, weight, bias);
   return at::linear(x, weight, optional(bias));
 }
 
@@ -150,11 +170,11 @@ double sum_of_squares(const at::Tensor& x) {
 }
 
 void add_to_sum(const at::Tensor& x, at::Tensor& sum) {
-  if (!takes_cuda_kernel(x) || x.scalar_type() != at::kBFloat16 || !x.is_contiguous()) {
+  if (!fused(x) || x.scalar_type() != at::kBFloat16 || !x.is_contiguous()) {
     sum.add_(x);
     return;
   }
-  cuda_plugin()->add_to_sum(x.numel(), in<kernels::Bf16>(x), out<float>(sum));
+  kernels_for(x).add_to_sum(x.numel(), in<kernels::Bf16>(x), out<float>(sum));
 }
 
 }  // namespace basin::ops

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/cpu_allocator.h"
+#include "model/gemm.h"
 #include "model/ops.h"
 
 namespace basin {
@@ -100,16 +101,22 @@ class Pass {
     ledger_.take(statistics_);
   }
 
+  void take_linear(int64_t output, int64_t out, int64_t in) {
+    ledger_.take(output);
+    multiply(n_, out, in);
+  }
+
   /// Leaves in use what the block keeps, and its delta.
   void run_block(int64_t l) {
+    const int64_t D = config_.hidden_size;
     take_norm(/*adds=*/l > 0);
-    ledger_.take(qkv_);
+    take_linear(qkv_, config_.qkv_size(), D);
     attend();
-    ledger_.take(hidden_);  // attention's contribution
+    take_linear(hidden_, D, config_.heads() * config_.head_size());  // attention's contribution
     if (config_.has_mlp_norm()) take_norm(/*adds=*/!parallel());
-    ledger_.take(up_);
+    take_linear(up_, up_width(), D);
     ledger_.take(activated_);
-    ledger_.take(hidden_);  // the MLP's
+    take_linear(hidden_, D, config_.intermediate_size);  // the MLP's
     if (parallel()) {       // the sum is a third
       ledger_.take(hidden_);
       ledger_.give(hidden_);
@@ -160,10 +167,12 @@ class Pass {
     ledger_.take(N_ * (8 + 4));       // targets, losses
     ledger_.take(N_ * D * element_);  // gradient of the hidden states
     ledger_.take(logits);
+    multiply(rows, V, D);
+    multiply(rows, D, V);
     ledger_.take(matrix(V, D));  // gradient of the head, in the end
+    multiply(V, D, rows);
     if (rows < N_ && shape_.bf16) {
       ledger_.take(V * D * 4);
-      add_to_fp32(V * D);
       ledger_.give(V * D * 4);
     } else if (rows < N_) {
       ledger_.touch(matrix(V, D));
@@ -179,7 +188,7 @@ class Pass {
     ledger_.begin("the backward pass of the loss");
     const int64_t V = config_.vocab_size, D = config_.hidden_size, L = config_.num_hidden_layers;
     if (shape_.cuda) ledger_.touch(N_ * D * element_ + matrix(V, D));  // both, scaled
-    if (!config_.tie_word_embeddings) add_weight_gradient(V, D);
+    if (!config_.tie_word_embeddings) ledger_.give(matrix(V, D));
     ledger_.take(hidden_);  // with zeros for the sinks
     ledger_.give(N_ * D * element_);
     differentiate_norm(/*joins=*/false);
@@ -258,16 +267,14 @@ class Pass {
   /// The gradients of input and weight are there together; then the weight's goes.
   void differentiate_linear(int64_t input, int64_t out, int64_t in) {
     ledger_.take(input);
+    multiply(n_, in, out);
     ledger_.take(matrix(out, in));
-    add_weight_gradient(out, in);
-  }
-  void add_weight_gradient(int64_t out, int64_t in) {
-    if (shape_.bf16) add_to_fp32(out * in);
+    multiply(out, in, n_);
     ledger_.give(matrix(out, in));
   }
-  /// LibTorch adds bf16 to fp32 by way of an fp32 copy on a CPU.
-  void add_to_fp32(int64_t elements) {
-    if (!shape_.cuda) ledger_.touch(elements * 4);
+  /// What a product wants while it runs.
+  void multiply(int64_t M, int64_t N, int64_t K) {
+    if (shape_.bf16 && !shape_.cuda) ledger_.touch(ops::gemm_workspace_bytes(M, N, K));
   }
 
   /// One gradient for another; for two where the stream's joins here.
@@ -288,7 +295,7 @@ class Pass {
     }
     ledger_.give(hidden_);
     ledger_.give(n_ * 8);
-    add_weight_gradient(V, D);
+    ledger_.give(matrix(V, D));
     if (config_.tie_word_embeddings) ledger_.give(matrix(V, D));  // the head's, which waited
   }
 

@@ -24,6 +24,7 @@ struct KernelSet {
   KernelsOfType<Bf16> bf16;
   decltype(&kernels::adamw) adamw;
   decltype(&kernels::sum_of_squares) sum_of_squares;
+  decltype(&kernels::add_to_sum<Bf16>) add_to_sum;
 
   template <class Float>
   const KernelsOfType<Float>& of() const {
@@ -53,7 +54,8 @@ inline KernelSet linked_kernels() {
   return {linked_kernels_of_type<float>(),
           linked_kernels_of_type<Bf16>(),
           &kernels::adamw,
-          &kernels::sum_of_squares};
+          &kernels::sum_of_squares,
+          &kernels::add_to_sum<Bf16>};
 }
 
 }  // namespace basin::kernels

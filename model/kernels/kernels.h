@@ -87,6 +87,10 @@ void adamw(const AdamWStep& step, int64_t n, const float* grad, float* master, f
 /// Sum of squares, accumulated in double per block; non-finite when any element is.
 double sum_of_squares(int64_t n, const float* x);
 
+/// sum[i] += x[i], n elements.
+template <class Float>
+void add_to_sum(int64_t n, const Float* x, float* sum);
+
 /// "AVX3" and the like: the instruction set that dispatch picked.
 const char* instruction_set();
 

@@ -131,6 +131,19 @@ TEST(SumOfSquaresTest, MatchesAPlainSumAndNoThreadCountChangesABit) {
   }
 }
 
+TEST(AddToSumTest, MatchesFp64) {
+  for (const int64_t n : {1, 7, 8, 2048, 5003, 100003}) {
+    const std::vector<Bf16> x = random_array<Bf16>(n, 1);
+    const std::vector<float> before = random_array<float>(n, 2, 100);
+    for_each_instruction_set([&] {
+      std::vector<float> sum = before;
+      add_to_sum(n, x.data(), sum.data());
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_EQ(sum[i], static_cast<float>(before[i] + to_double(x[i]))) << i << " of " << n;
+    });
+  }
+}
+
 TEST(SumOfSquaresTest, IsNonFiniteExactlyWhenAnElementIs) {
   for (const float bad : {std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity(),

@@ -1,4 +1,4 @@
-// Sums over rows, and into fp32, against fp64, at sizes that do and do not fill packs, warps and
+// Sums over rows against fp64, at sizes that do and do not fill packs, warps and
 // blocks.
 #include "model/kernels/cuda/sums.h"
 #include "tests/support/kernel_checks.h"
@@ -28,17 +28,6 @@ TYPED_TEST(SumRows, MatchFp64) {
       }
       EXPECT_NEAR(sums[c], expected, 1e-6 * size) << rows << " x " << columns << ", column " << c;
     }
-  }
-}
-
-TYPED_TEST(SumRows, IntoFp32MatchFp64) {
-  for (const int64_t n : {1, 7, 8, 2048, 5003}) {
-    const std::vector<TypeParam> x = random_array<TypeParam>(n, 1);
-    const std::vector<float> before = random_array<float>(n, 2, 100);
-    std::vector<float> sum = before;
-    add_to_sum(n, x.data(), sum.data());
-    for (int64_t i = 0; i < n; ++i)
-      EXPECT_EQ(sum[i], static_cast<float>(before[i] + to_double(x[i]))) << i;
   }
 }
 

@@ -128,6 +128,15 @@ TEST(Ops, ActivationsMatchReference) {
   expect_exact_gradients([](const Tensors& x) { return ops::swiglu(x[0]); }, {randn({2, 10}, 1)});
 }
 
+TEST(Ops, LinearMatchesReference) {
+  const Tensors inputs{randn({3, 17, 40}, 1), randn({50, 40}, 2), randn({50}, 3)};
+  expect_fused_equals_reference([](const Tensors& x) { return ops::linear(x[0], x[1], x[2]); }, inputs);
+  expect_fused_equals_reference([](const Tensors& x) { return ops::linear(x[0], x[1], {}); }, {inputs[0], inputs[1]});
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = inputs[0].to(at::kBFloat16), weight = inputs[1].to(at::kBFloat16), bias = inputs[2].to(at::kBFloat16);
+  EXPECT_LT(relative_error(ops::linear(x, weight, bias), at::linear(x.to(at::kDouble), weight.to(at::kDouble), bias.to(at::kDouble))), 1e-2);
+}
+
 TEST(Ops, LinearCrossEntropyInChunks) {
   const int64_t V = 40000, N = 300;   // more rows than one chunk holds
   const at::Tensor targets = at::randint(V, {N}, at::kLong);

@@ -1,5 +1,5 @@
-// AdamW (arXiv 1711.05101) over flat buffers, and the sum of squares that clipping needs. Both give
-// the same bits for any number of threads.
+// AdamW (arXiv 1711.05101) over flat buffers, the sum of squares that clipping needs, and gradients
+// added up in fp32. All give the same bits for any number of threads.
 #include "model/kernels/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 
@@ -77,6 +77,14 @@ double squares(int64_t n, const float* x) {
   return sum;
 }
 
+void add_range(const Bf16* x, float* sum, int64_t begin, int64_t end) {
+  const Bf16* from = x + begin;
+  float* to = sum + begin;
+  for_vectors(end - begin, [&](int64_t i, auto lanes) BASIN_INLINE_BODY {
+    store(hn::Add(load(to + i, lanes), load(from + i, lanes)), to + i, lanes);
+  });
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace basin::kernels
 HWY_AFTER_NAMESPACE();
@@ -88,6 +96,7 @@ namespace {
 
 HWY_EXPORT(adamw_range);
 HWY_EXPORT(squares);
+HWY_EXPORT(add_range);
 
 constexpr int64_t kLineElements = 64;  // ranges end on whole cache lines
 constexpr int64_t kBlock = 16384;
@@ -119,6 +128,14 @@ double sum_of_squares(int64_t n, const float* x) {
   double sum = 0;
   for (int64_t block = 0; block < blocks; ++block) sum += block_sums[block];
   return sum;
+}
+
+template <>
+void add_to_sum(int64_t n, const Bf16* x, float* sum) {
+  const auto kernel = &HWY_DYNAMIC_DISPATCH(add_range);
+  parallel_ranges(parts_for(n, 1), n, kLineElements, [&](int64_t, int64_t begin, int64_t end) {
+    kernel(x, sum, begin, end);
+  });
 }
 
 }  // namespace basin::kernels

@@ -93,7 +93,6 @@ basin_cuda_plugin() {
                                  &norm_pair_forward<Bf16>,
                                  &norm_pair_backward<Bf16>,
                                  &sum_rows<Bf16>,
-                                 &add_to_sum<Bf16>,
                                  linked_decode_kernels(),
                                  &takes_decode_layers,
                                  &decode_layers,

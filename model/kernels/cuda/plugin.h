@@ -24,7 +24,6 @@ struct CudaPlugin {
   decltype(&kernels::norm_pair_forward<Bf16>) norm_pair_forward;
   decltype(&kernels::norm_pair_backward<Bf16>) norm_pair_backward;
   decltype(&kernels::sum_rows<Bf16>) sum_rows;
-  decltype(&kernels::add_to_sum<Bf16>) add_to_sum;
   DecodeKernels decode;
   decltype(&kernels::takes_decode_layers) takes_decode_layers;
   decltype(&kernels::decode_layers) decode_layers;

@@ -87,7 +87,6 @@ void add_to_sum(int64_t n, const Float* x, float* sum) {
 
 template decltype(sum_rows<float>) sum_rows<float>;
 template decltype(sum_rows<Bf16>) sum_rows<Bf16>;
-template decltype(add_to_sum<float>) add_to_sum<float>;
 template decltype(add_to_sum<Bf16>) add_to_sum<Bf16>;
 
 }  // namespace basin::kernels

@@ -1,4 +1,4 @@
-// Sums that gradients take: over the rows of a matrix (a bias'), and over micro-batches.
+// Sums over the rows of a matrix, which a bias' gradient takes.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,5 @@ namespace basin::kernels {
 /// to device memory.
 template <class Float>
 void sum_rows(int64_t rows, int64_t columns, const Float* x, float* sums);
-
-/// sum[i] += x[i], n elements.
-template <class Float>
-void add_to_sum(int64_t n, const Float* x, float* sum);
 
 }  // namespace basin::kernels

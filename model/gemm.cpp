@@ -1,0 +1,56 @@
+#include "model/gemm.h"
+
+#include <ATen/ATen.h>
+
+#include "model/kernels/gemm.h"
+#include "model/op_functions.h"
+
+namespace basin::ops {
+namespace {
+
+// Below that LibTorch's is as fast, or faster: too few rows to pay for the packing.
+constexpr int64_t kLeastRows = 16;
+
+// A matrix as the kernel reads it; null where neither its rows nor its columns are contiguous.
+std::optional<kernels::GemmOperand> operand(const at::Tensor& x) {
+  const auto* data = in<kernels::Bf16>(x);
+  if (x.stride(1) == 1) return kernels::GemmOperand{data, x.stride(0), false};
+  if (x.stride(0) == 1) return kernels::GemmOperand{data, x.stride(1), true};
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool takes_gemm(const at::Tensor& x) {
+  return takes_cpu_kernel(x) && x.scalar_type() == at::kBFloat16 && kernels::has_gemm();
+}
+
+int64_t gemm_workspace_bytes(int64_t M, int64_t N, int64_t K) {
+  if (!kernels::has_gemm() || std::min(M, N) < kLeastRows) return 0;
+  return kernels::gemm_workspace(M, N, K) * static_cast<int64_t>(sizeof(float));
+}
+
+void gemm_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
+  const int64_t M = a.size(0), K = a.size(1), N = b.size(1);
+  if (takes_gemm(a) && out.is_contiguous() && std::min(M, N) >= kLeastRows) {
+    const auto rows = operand(a), columns = operand(b.t());
+    if (rows && columns) {
+      const at::Tensor workspace = at::empty({kernels::gemm_workspace(M, N, K)}, a.options().dtype(at::kFloat));
+      kernels::gemm({M, N, K, *rows, *columns, in<kernels::Bf16>(bias), ops::out<kernels::Bf16>(out)}, ops::out<float>(workspace));
+      return;
+    }
+  }
+  if (bias.defined()) {
+    at::addmm_out(out, bias, a, b);
+  } else {
+    at::mm_out(out, a, b);
+  }
+}
+
+at::Tensor gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
+  at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  gemm_out(out, a, b, bias);
+  return out;
+}
+
+}  // namespace basin::ops

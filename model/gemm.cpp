@@ -9,7 +9,7 @@ namespace basin::ops {
 namespace {
 
 // Below that LibTorch's is as fast, or faster: too few rows to pay for the packing.
-constexpr int64_t kLeastRows = 16;
+constexpr int64_t kLeastRows = 32;
 
 // A matrix as the kernel reads it; null where neither its rows nor its columns are contiguous.
 std::optional<kernels::GemmOperand> operand(const at::Tensor& x) {

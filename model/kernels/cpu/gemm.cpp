@@ -21,7 +21,7 @@ constexpr int64_t kColumns = 32;
 constexpr int64_t kTile = kRows * kColumns;
 constexpr int64_t kMostDepth = 4608;       // summed in registers at once
 constexpr int64_t kCache = 448 << 10;      // bytes of a thread's own panels in use at once, of a second cache of 1 MiB
-constexpr int64_t kAhead = 16;             // rows that are fetched before they are packed
+constexpr int64_t kAhead = 16;             // rows that are fetched before they are packed or multiplied
 constexpr int64_t kPacked = 2 << 20;       // bytes that it packs at once: wide pieces of each row of a transposed operand
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -127,14 +127,17 @@ void pack(const GemmOperand& x, int64_t rows, int64_t begin, int64_t end, int64_
       });
 }
 
-// A panel of a times a panel of b -> a tile of sums.
-__attribute__((noinline)) void multiply(const uint32_t* a, const uint32_t* b, int64_t words, float* tile) {
-  __m512 sum[kRows][2];
+using Sums = __m512[kRows][2];
+
+// A panel of a times a panel of b; `use` takes the sums of their tile while they are in registers.
+template <class Use>
+inline __attribute__((always_inline)) void multiply(const uint32_t* a, const uint32_t* b, int64_t words, const Use& use) {
+  Sums sum;
   for (auto& row : sum) row[0] = row[1] = _mm512_setzero_ps();
   for (int64_t w = 0; w < words; ++w) {
     const auto b0 = reinterpret_cast<__m512bh>(_mm512_load_si512(b)), b1 = reinterpret_cast<__m512bh>(_mm512_load_si512(b + 16));
-    _mm_prefetch(reinterpret_cast<const char*>(b + 16 * kColumns), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(b + 16 * kColumns + 16), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(b + kAhead * kColumns), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(b + kAhead * kColumns + 16), _MM_HINT_T0);
 #pragma GCC unroll 14
     for (int64_t i = 0; i < kRows; ++i) {
       const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a[i])));
@@ -144,10 +147,26 @@ __attribute__((noinline)) void multiply(const uint32_t* a, const uint32_t* b, in
     a += kRows;
     b += kColumns;
   }
-  for (int64_t i = 0; i < kRows; ++i) {
-    _mm512_store_ps(tile + i * kColumns, sum[i][0]);
-    _mm512_store_ps(tile + i * kColumns + 16, sum[i][1]);
-  }
+  use(sum);
+}
+
+void multiply_to_tile(const uint32_t* a, const uint32_t* b, int64_t words, float* tile) {
+  multiply(a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
+#pragma GCC unroll 14
+    for (int64_t i = 0; i < kRows; ++i) {
+      _mm512_store_ps(tile + i * kColumns, sum[i][0]);
+      _mm512_store_ps(tile + i * kColumns + 16, sum[i][1]);
+    }
+  });
+}
+
+// The same as one row of c (stride N), for tiles that are whole and want neither a bias nor other sums.
+void multiply_to_c(const uint32_t* a, const uint32_t* b, int64_t words, int64_t N, Bf16* c) {
+  multiply(a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
+#pragma GCC unroll 14
+    for (int64_t i = 0; i < kRows; ++i)
+      _mm512_storeu_si512(c + i * N, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(sum[i][1], sum[i][0])));
+  });
 }
 
 void add(const float* from, float* tile) {
@@ -223,15 +242,19 @@ class Worker {
 
   void multiply_tile(int64_t d, int64_t shared_panel, int64_t own_panel, const uint32_t* shared, const uint32_t* own) const {
     const int64_t i = cut_.own_rows ? own_panel : shared_panel, j = cut_.own_rows ? shared_panel : own_panel;
+    const int64_t row = i * kRows, column = j * kColumns, words = ceil_div(depth_of(d), 2);
+    const uint32_t *a = cut_.own_rows ? own : shared, *b = cut_.own_rows ? shared : own;
     const bool last = d + 1 == cut_.depths;
     // c is fetched while the tile is summed.
-    for (int64_t row = i * kRows; last && row < std::min(call_.M, (i + 1) * kRows); ++row) __builtin_prefetch(call_.c + row * call_.N + j * kColumns, 1);
+    for (int64_t r = row; last && r < std::min(call_.M, row + kRows); ++r) __builtin_prefetch(call_.c + r * call_.N + column, 1);
+    if (cut_.depths == 1 && call_.bias == nullptr && row + kRows <= call_.M && column + kColumns <= call_.N)
+      return multiply_to_c(a, b, words, call_.N, call_.c + row * call_.N + column);
     alignas(64) float tile[kTile];
-    multiply(cut_.own_rows ? own : shared, cut_.own_rows ? shared : own, ceil_div(depth_of(d), 2), tile);
+    multiply_to_tile(a, b, words, tile);
     float* sums = sums_ + (i * cut_.column_panels + j) * kTile;
     if (d > 0) add(sums, tile);
     if (last) {
-      finish(call_, i * kRows, j * kColumns, tile);
+      finish(call_, row, column, tile);
     } else {
       std::memcpy(sums, tile, sizeof(tile));
     }

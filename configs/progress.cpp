@@ -7,10 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <span>
 #include <string_view>
 #include <utility>
+
+#include "configs/log.h"
 
 namespace basin {
 namespace {
@@ -98,9 +99,7 @@ void Progress::print(bool last) {
   std::string line = progress_line({label_, unit_, done_, total_, elapsed_s}, last);
   if (terminal_) line = "\r" + fit_to_terminal(std::move(line)) + "\x1b[K";
   if (!terminal_ || last) line += "\n";
-  std::fwrite(
-      line.data(), 1, line.size(), stderr);  // one write a line, so that ranks do not mix within it
-  std::fflush(stderr);
+  write_stderr(line);
 }
 
 std::string format_duration(double seconds) {

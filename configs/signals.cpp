@@ -27,7 +27,7 @@ void on_signal(int signal) {
   int none = 0;
   if (pending.load() == 0) asked_at_ms.store(now_ms());
   if (pending.compare_exchange_strong(none, signal)) return;
-  if (now_ms() - asked_at_ms.load() >= kSameRequestMs) _exit(128 + signal);
+  if (signal != SIGHUP && now_ms() - asked_at_ms.load() >= kSameRequestMs) _exit(128 + signal);
 }
 
 }  // namespace
@@ -39,6 +39,15 @@ void install_signal_handlers() {
   // No SA_RESTART: a read from a terminal or a wait for a child returns with EINTR, so that its
   // caller gets to look at the flag.
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+  struct sigaction hangup {};
+  if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+    sigaction(SIGHUP, &action, nullptr);
+}
+
+void survive_closed_pipes() {
+  struct sigaction action {};
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
 }
 
 int pending_signal() noexcept {

@@ -8,9 +8,15 @@
 
 namespace basin {
 
-/// SIGINT, SIGTERM and SIGUSR1 set the pending signal; another one, at least a second later, ends
-/// the process at once (exit status 128 + signal). Blocking system calls return EINTR.
+/// SIGINT, SIGTERM, SIGUSR1 and SIGHUP set the pending signal; another one, at least a second later,
+/// ends the process at once (exit status 128 + signal). SIGHUP never does that, since a terminal
+/// that goes sends several, and is left alone where it is ignored (nohup). Blocking system calls
+/// return EINTR.
 void install_signal_handlers();
+
+/// A pipe that nobody reads any more is an error of the write (EPIPE), no longer the end of the
+/// process. For work that is worth more than what it says; passed on to processes that it starts.
+void survive_closed_pipes();
 
 /// 0, or the number of the signal that asked the program to stop.
 int pending_signal() noexcept;

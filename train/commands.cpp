@@ -16,6 +16,7 @@
 #include "configs/files.h"
 #include "configs/log.h"
 #include "configs/progress.h"
+#include "configs/signals.h"
 #include "configs/yaml_config.h"
 #include "model/cost.h"
 #include "train/config.h"
@@ -74,6 +75,15 @@ Meeting meet(const RunConfig& config, const PlacementOptions& options) {
   return Meeting(placement, milliseconds(std::min(timeout, kLongestMeeting)));
 }
 
+/// The run lies on the disk whether or not somebody hears of it.
+void say_finished(const std::string& run, int64_t step) {
+  try {
+    write_stdout(fmt::format("{}/final: step {}\n", run, step));
+  } catch (const std::exception& error) {
+    spdlog::warn("{}; the run has finished with step {}", error.what(), step);
+  }
+}
+
 int train_rank(RunConfig config, const TrainOptions& options) {
   end_with_launcher();
   const Meeting meeting = meet(config, options.placement);
@@ -94,7 +104,7 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     const Trainer::Outcome outcome = trainer->run();
     comm->barrier();   // no rank leaves while another still talks to it
     if (outcome == Trainer::Outcome::kFinished) {
-      if (comm->is_root()) write_stdout(fmt::format("{}/final: step {}\n", config.run.dir, trainer->state().step));
+      if (comm->is_root()) say_finished(config.run.dir, trainer->state().step);
       return 0;
     }
     if (comm->is_root()) {
@@ -130,6 +140,7 @@ int train(const TrainOptions& options) {
     return 0;
   }
   if (options.config_path.empty()) throw std::invalid_argument("train: which run file? For example: basin train configs/demo.yaml");
+  if (!options.print_config) survive_closed_pipes();
   const RunConfig config = read_config(options);
   if (options.print_config) {
     write_stdout(to_yaml(config));
@@ -158,7 +169,7 @@ void add_train(CLI::App& app, int& status) {
   verb->footer(
       "Example:\n"
       "  basin train configs/demo.yaml --set model.sink.kind=none --nproc 2\n"
-      "Ctrl-C, SIGTERM, SIGUSR1 and train.stop_after finish the step, save and exit with 3; the same command goes on from there.\n"
+      "Ctrl-C, SIGTERM, SIGUSR1, SIGHUP (unless nohup) and train.stop_after finish the step, save and exit with 3; the same command goes on from there.\n"
       "Several ranks: --nproc here; elsewhere any launcher, found by its variables (RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK, PMI_RANK, ...):\n"
       "  torchrun --no-python --standalone --nproc-per-node 2 build/basin train configs/demo.yaml\n"
       "  torchrun --no-python --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 build/basin train CONFIG\n"

@@ -5,11 +5,12 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "train/comm.h"
 #include "train/placement.h"
@@ -60,7 +61,7 @@ void print_failure(const Failure& failure) {
   const std::string tagged = (failure.secondary ? '2' : '1') + line;
   const auto fd = environment.text(kErrorFdVariable);
   if (!fd || write(std::atoi(fd->c_str()), tagged.data(), tagged.size()) < 0)
-    fmt::print(stderr, "{}", line);
+    write_stderr(line);
 }
 
 }  // namespace basin

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -23,6 +22,7 @@
 
 #include "configs/clock.h"
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "train/environment.h"
 #include "train/sockets.h"
@@ -197,7 +197,7 @@ class Children {
                          WTERMSIG(*child.status),
                          strsignal(WTERMSIG(*child.status)));
     }
-    fmt::print(stderr, "{}", text);
+    write_stderr(text);
     return exit_status(*child.status);
   }
 

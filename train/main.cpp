@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
   mallopt(M_MMAP_THRESHOLD, std::numeric_limits<int>::max());   // what was freed stays with the process, in huge pages
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   basin::install_cpu_allocator();
+  basin::keep_standard_streams();
   basin::install_signal_handlers();
   const basin::Environment environment = basin::Environment::of_process();
   const basin::Placement placement = basin::guess_placement(environment);

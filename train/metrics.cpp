@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 
 namespace basin {
@@ -134,17 +134,16 @@ Console::~Console() {
 void Console::show(const MetricsRow& row, double eta_s) {
   const std::string text = console_text(row, steps_, eta_s);
   if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", fit_to_terminal(progress_bar(row.step, steps_) + " " + text));
-    std::fflush(stderr);
+    write_stderr("\r\033[K" + fit_to_terminal(progress_bar(row.step, steps_) + " " + text));
   } else {
-    fmt::print(stderr, "{}\n", text);
+    write_stderr(text + "\n");
   }
   open_ = terminal_;
   if (row.val_loss || row.sink_metric) end_line();  // measured numbers stay on the screen
 }
 
 void Console::end_line() {
-  if (open_) fmt::print(stderr, "\n");
+  if (open_) write_stderr("\n");
   open_ = false;
 }
 

@@ -24,7 +24,7 @@ TEST(SignalsDeathTest, NothingIsPendingAtFirst) {
 }
 
 TEST(SignalsDeathTest, TheFirstSignalIsRemembered) {
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1})
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP})
     EXPECT_EXIT(
         {
           install_signal_handlers();
@@ -64,6 +64,31 @@ TEST(SignalsDeathTest, ALaterSignalEndsTheProcess) {
         std::exit(99);
       },
       testing::ExitedWithCode(128 + SIGTERM),
+      "");
+}
+
+TEST(SignalsDeathTest, ATerminalThatGoesAsksOnceHoweverOftenItSaysSo) {
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        raise(SIGHUP);
+        usleep(1'010'000);
+        raise(SIGHUP);
+        std::exit(pending_signal());
+      },
+      testing::ExitedWithCode(SIGHUP),
+      "");
+}
+
+TEST(SignalsDeathTest, NohupStaysInForce) {
+  EXPECT_EXIT(
+      {
+        signal(SIGHUP, SIG_IGN);
+        install_signal_handlers();
+        raise(SIGHUP);
+        std::exit(pending_signal());
+      },
+      testing::ExitedWithCode(0),
       "");
 }
 

@@ -130,10 +130,10 @@ void Manifest::write(const fs::path& directory) const {
 }
 
 std::optional<std::string> manifest_problem(const fs::path& directory) {
-  if (!fs::exists(directory / kManifest))
-    return "it has no manifest.json, writing it was cut short";
   std::map<std::string, ManifestEntry> entries;
   try {
+    if (!fs::exists(directory / kManifest))
+      return "it has no manifest.json, writing it was cut short";
     entries = parse_manifest(read_file(directory / kManifest));
   } catch (const std::exception& error) {
     return fmt::format("manifest.json: {}", error.what());

@@ -172,8 +172,10 @@ void CheckpointSaver::publish() const {
   manifest_.write(aside_);
   before_publishing_();
   publish_checkpoint(aside_, report_.directory);
+  // What training was like before steps that came to nothing may be what one has to go back to.
+  if (run_.state.skipped_in_row > 0) return;
   try {
-    prune_checkpoints(run_.config.run.dir, run_.config.train.checkpoint, report_.step);
+    prune_checkpoints(run_.config.run.dir, run_.config.train.checkpoint);
   } catch (const std::exception& error) {  // this one is safe all the same
     spdlog::warn("old checkpoints stay: {}", error.what());
   }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -10,8 +11,11 @@
 #include <cstring>
 #include <set>
 #include <stdexcept>
+#include <string_view>
+#include <utility>
 
 #include "configs/files.h"
+#include "model/manifest.h"
 #include "train/state.h"
 
 namespace basin {
@@ -25,6 +29,30 @@ void remove_checkpoint(const fs::path& directory) {
   fs::remove_all(doomed);
   fs::rename(directory, doomed);
   fs::remove_all(doomed);
+}
+
+/// step-N becomes step-N.damaged, or step-N.damaged.2 and so on; returns the new name.
+fs::path set_aside(const fs::path& directory) {
+  const fs::path damaged = fs::path(directory) += ".damaged";
+  fs::path free = damaged;
+  for (int n = 2; fs::exists(free); ++n) free = fs::path(damaged) += fmt::format(".{}", n);
+  fs::rename(directory, free);
+  sync_directory(directory.parent_path());
+  return free;
+}
+
+/// "NAME.tmp.PID", whose writer is no longer there: it would hold a lock (configs/files.h).
+bool is_abandoned_file(const fs::path& path) {
+  const std::string name = path.filename().string();
+  constexpr std::string_view kMark = ".tmp.";
+  const size_t at = name.rfind(kMark);
+  if (at == name.npos || at + kMark.size() == name.size() ||
+      name.find_first_not_of("0123456789", at + kMark.size()) != name.npos)
+    return false;
+  if (fs::is_symlink(path)) return name.starts_with("final.");  // whoever holds the run makes it
+  if (!fs::is_regular_file(path)) return false;
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  return file.is_open() && flock(file.get(), LOCK_EX | LOCK_NB) == 0;
 }
 
 std::optional<double> saved_validation_loss(const fs::path& directory) {
@@ -58,19 +86,43 @@ fs::path aside(const fs::path& directory, int64_t pid, int64_t attempt) {
   return fs::path(directory) += fmt::format(".tmp.{}.{}", pid, attempt);
 }
 
+std::optional<int64_t> settle_on_checkpoint(const fs::path& run_directory, int64_t newest) {
+  std::vector<std::pair<fs::path, std::string>> damaged;
+  for (const int64_t step : list_steps(run_directory)) {
+    if (step > newest) continue;
+    const fs::path directory = step_directory(run_directory, step);
+    if (auto problem = manifest_problem(directory)) {
+      damaged.emplace_back(directory, std::move(*problem));
+      continue;
+    }
+    for (const auto& [path, why] : damaged)
+      spdlog::warn("passing over damaged checkpoint {}: {}; it is kept as {}, remove it yourself",
+                   path.string(),
+                   why,
+                   set_aside(path).string());
+    return step;
+  }
+  if (damaged.empty()) return std::nullopt;
+  std::string lines;
+  for (const auto& [path, why] : damaged)
+    lines += fmt::format("\n  {}: {}", path.filename().string(), why);
+  throw std::runtime_error(
+      fmt::format("{} has {} checkpoint{}, and none can be read whole: mend the file system or "
+                  "restore one from a copy; to begin anew, use another run.dir or move them away{}",
+                  run_directory.string(),
+                  damaged.size(),
+                  damaged.size() == 1 ? "" : "s",
+                  lines));
+}
+
 void publish_checkpoint(const fs::path& from, const fs::path& directory) {
   if (fs::exists(directory)) remove_checkpoint(directory);
   fs::rename(from, directory);
   sync_directory(directory.parent_path());
 }
 
-void prune_checkpoints(const fs::path& run_directory,
-                       const CheckpointConfig& keep,
-                       int64_t newest) {
-  std::vector<int64_t> steps = list_steps(run_directory);
-  std::erase_if(steps, [&](int64_t step) {
-    return step > newest;
-  });  // damaged ones, passed over on resume: they must not push out good ones
+void prune_checkpoints(const fs::path& run_directory, const CheckpointConfig& keep) {
+  const std::vector<int64_t> steps = list_steps(run_directory);
   std::set<int64_t> kept(steps.begin(),
                          steps.begin() + std::min<int64_t>(keep.keep_last, std::ssize(steps)));
   std::vector<std::pair<double, int64_t>> by_loss;
@@ -104,7 +156,8 @@ void remove_leftovers(const fs::path& run_directory) {
     const std::string name = entry.path().filename().string();
     const size_t at = name.find(".tmp.");
     const auto step = at == name.npos ? std::nullopt : step_of(name.substr(0, at));
-    if (step && name.starts_with(step_directory("", *step).string() + ".tmp."))
+    if ((step && name.starts_with(step_directory("", *step).string() + ".tmp.")) ||
+        is_abandoned_file(entry.path()))
       leftovers.push_back(entry.path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path);

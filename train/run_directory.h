@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
+#include <optional>
 
 #include "configs/file_descriptor.h"
 #include "model/step_directories.h"
@@ -26,16 +28,22 @@ std::filesystem::path aside(const std::filesystem::path& step_directory,
                             int64_t pid,
                             int64_t attempt);
 
-/// Gives a directory that is whole its name, durably; a damaged one of the same step goes.
+/// The step of the newest intact checkpoint up to `newest`, nothing when there is no checkpoint at
+/// all. Damaged ones that are passed over are called step-N.damaged from then on: nothing overwrites
+/// or removes them, and they take no place among those that are kept. Throws std::runtime_error
+/// naming each when there are checkpoints and none is intact, and leaves them as they are.
+std::optional<int64_t> settle_on_checkpoint(
+    const std::filesystem::path& run_directory,
+    int64_t newest = std::numeric_limits<int64_t>::max());
+
+/// Gives a directory that is whole its name, durably; one of the same step goes.
 void publish_checkpoint(const std::filesystem::path& aside,
                         const std::filesystem::path& step_directory);
-/// Drops checkpoints up to `newest` that the policy does not hold.
-void prune_checkpoints(const std::filesystem::path& run_directory,
-                       const CheckpointConfig& keep,
-                       int64_t newest);
+/// Drops checkpoints that the policy does not hold.
+void prune_checkpoints(const std::filesystem::path& run_directory, const CheckpointConfig& keep);
 /// Points `final` at the checkpoint of `step`.
 void set_final(const std::filesystem::path& run_directory, int64_t step);
-/// Removes what a killed process left half-written.
+/// Removes what killed processes left half-written. To be called under the run's lock.
 void remove_leftovers(const std::filesystem::path& run_directory);
 
 }  // namespace basin

@@ -40,7 +40,7 @@ std::vector<std::string> data_obstacles(const std::vector<std::string>& before,
 
 /// The step of the checkpoint with which the run goes on, -1 when there is none.
 int64_t Trainer::newest_checkpoint() const {
-  return comm_.broadcast(comm_.is_root() ? find_newest_intact(config_.run.dir).value_or(-1) : 0);
+  return comm_.broadcast(comm_.is_root() ? settle_on_checkpoint(config_.run.dir).value_or(-1) : 0);
 }
 
 /// fp32 (all weights, flat), `filled` or to be filled by a checkpoint. A bf16 model's weights are
@@ -128,7 +128,7 @@ void Trainer::roll_back() {
   const RollbackConfig& rollback = config_.train.rollback;
   saves_->wait();
   const int64_t step = comm_.broadcast(
-      comm_.is_root() ? find_newest_intact(config_.run.dir, state_.step).value_or(-1) : 0);
+      comm_.is_root() ? settle_on_checkpoint(config_.run.dir, state_.step).value_or(-1) : 0);
   if (step < 0 || state_.rollbacks >= rollback.max) {
     throw std::runtime_error(fmt::format(
         "the loss jumped at step {} {}: lower train.optimizer.lr, or look at the samples named "

@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -8,6 +9,7 @@
 
 #include "configs/yaml_config.h"
 #include "model/manifest.h"
+#include "tests/support/logged.h"
 #include "tests/train/train_fixture.h"
 #include "train/trainer.h"
 
@@ -95,6 +97,52 @@ TEST_F(ResumeTest, DamagedNewestCheckpointFallsBackToTheOneBefore) {
   EXPECT_TRUE(at::equal(whole[0], again[0]));
   EXPECT_THAT(list_steps(config.run.dir), ElementsAre(20, 15, 10));
   EXPECT_EQ(find_newest_intact(config.run.dir), 20);
+}
+
+TEST_F(ResumeTest, DamagedCheckpointsAreKeptAndTakeNoPlace) {
+  RunConfig config = resumable(tiny_config("a"), 20);
+  config.train.checkpoint = {.every = 5, .keep_last = 3};
+  run(config);
+  const std::filesystem::path newest = step_directory(config.run.dir, 20),
+                              second = step_directory(config.run.dir, 15);
+  damage(newest / "trainer/state.json");
+  damage(second / "model.safetensors");
+  config.train.steps = 18;
+  config.train.checkpoint = {.every = 6, .keep_last = 2};
+  const std::string said = logged_by([&] { run(config); });
+  EXPECT_THAT(said,
+              HasSubstr("passing over damaged checkpoint " + newest.string() +
+                        ": the checksum of trainer/state.json"));
+  EXPECT_THAT(said, HasSubstr("it is kept as " + newest.string() + ".damaged, remove it"));
+  EXPECT_THAT(list_steps(config.run.dir), ElementsAre(18, 12));
+  for (const auto& kept : {newest, second})
+    EXPECT_TRUE(std::filesystem::exists(kept.string() + ".damaged/manifest.json")) << kept;
+  std::filesystem::create_directory(newest);
+  EXPECT_EQ(settle_on_checkpoint(config.run.dir), 18);
+  EXPECT_TRUE(std::filesystem::exists(newest.string() + ".damaged.2"));
+}
+
+TEST_F(ResumeTest, ARunOfWhichNoCheckpointIsIntactIsNotBegunAnew) {
+  RunConfig config = resumable(tiny_config("a"), 10);
+  config.train.checkpoint.every = 5;
+  run(config);
+  damage(step_directory(config.run.dir, 5) / "trainer/state.json");
+  const std::filesystem::path manifest = step_directory(config.run.dir, 10) / "manifest.json";
+  std::filesystem::remove(manifest);
+  std::filesystem::create_symlink("manifest.json", manifest);  // an error when it is read
+  try {
+    run(config);
+    FAIL() << "was begun anew";
+  } catch (const std::runtime_error& error) {
+    for (const char* part : {"/a has 2 checkpoints, and none can be read whole",
+                             "use another run.dir or move them away",
+                             "\n  step-00000010: manifest.json: ",
+                             "Too many levels of symbolic links",
+                             "\n  step-00000005: the checksum of trainer/state.json"})
+      EXPECT_THAT(error.what(), HasSubstr(part));
+  }
+  EXPECT_THAT(list_steps(config.run.dir), ElementsAre(10, 5));
+  EXPECT_EQ(metric_steps("a").size(), 10u);
 }
 
 TEST_F(ResumeTest, DirectoryWithoutManifestIsNotACheckpoint) {

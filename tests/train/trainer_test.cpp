@@ -143,6 +143,22 @@ TEST_F(TrainerTest, TooManySkippedInARowStopWithTheLastCheckpointIntact) {
   EXPECT_EQ(rows[3]["skipped"], 1);
 }
 
+TEST_F(TrainerTest, NothingFromBeforeAStreakOfSkippedStepsIsDropped) {
+  RunConfig config = tiny_config("a");
+  config.train.steps = 200;
+  config.train.checkpoint = {.every = 5, .keep_last = 2};
+  config.train.validation.every = 0;
+  PoisoningComm to_the_end([](int64_t call) { return call >= 12; });
+  EXPECT_THROW(Trainer(config, to_the_end, at::kCPU).run(), std::runtime_error);
+  EXPECT_THAT(list_steps(config.run.dir), testing::ElementsAre(30, 25, 20, 15, 10, 5));
+
+  config = tiny_config("b");
+  config.train.checkpoint = {.every = 5, .keep_last = 2};
+  PoisoningComm for_a_while([](int64_t call) { return call >= 12 && call < 28; });
+  Trainer(config, for_a_while, at::kCPU).run();
+  EXPECT_THAT(list_steps(config.run.dir), testing::ElementsAre(50, 45));
+}
+
 TEST_F(TrainerTest, RefusesAMicroBatchThatDoesNotDivide) {
   RunConfig config = tiny_config("micro");
   config.train.micro_batch = 3;

@@ -35,6 +35,11 @@ void AppendLog::add(std::string_view record) {
   waiting_ += record;
 }
 
+void AppendLog::edit_waiting(const std::function<std::string(const std::string&)>& edit) {
+  const std::lock_guard lock(mutex_);
+  waiting_ = edit(waiting_);
+}
+
 std::optional<std::string> AppendLog::flush() {
   const std::lock_guard lock(mutex_);
   if (waiting_.empty()) return std::nullopt;

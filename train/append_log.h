@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -16,6 +17,8 @@ class AppendLog {
   explicit AppendLog(std::filesystem::path path) : path_(std::move(path)) {}
 
   void add(std::string_view record);
+  /// What waits becomes `edit` of it.
+  void edit_waiting(const std::function<std::string(const std::string&)>& edit);
   /// Writes what waits. Returns why it could not.
   std::optional<std::string> flush();
   /// Makes what was flushed durable. Throws std::runtime_error when it cannot, or something waits.

@@ -120,7 +120,11 @@ EventFile::EventFile(const std::filesystem::path& directory, int64_t first_step)
   close(fd);
   log_ = std::make_unique<AppendLog>(path);
   add(encode_version_event(now));
-  add(encode_session_start_event(now, first_step));
+  start_session(first_step);
+}
+
+void EventFile::start_session(int64_t first_step) {
+  add(encode_session_start_event(now_s(), first_step));
 }
 
 void EventFile::add_scalar(int64_t step, std::string_view tag, double value) {

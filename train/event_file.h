@@ -34,6 +34,8 @@ class EventFile {
   /// Makes a new file in `directory`. `first_step`: the step that its session starts with.
   EventFile(const std::filesystem::path& directory, int64_t first_step);
 
+  /// What follows begins at `first_step`: TensorBoard drops what came before from there on.
+  void start_session(int64_t first_step);
   void add_scalar(int64_t step, std::string_view tag, double value);
   AppendLog& log() { return *log_; }
 

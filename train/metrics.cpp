@@ -29,6 +29,19 @@ double peak_memory_bytes() {
   return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
+/// Those of the lines `rows` that are rows of steps up to `step`.
+std::string rows_up_to(int64_t step, const std::string& rows) {
+  std::istringstream lines(rows);
+  std::string kept;
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (row.is_object() && row.contains("step") && row["step"].is_number_integer() &&
+        row["step"].get<int64_t>() <= step)
+      kept += line + "\n";
+  }
+  return kept;
+}
+
 }  // namespace
 
 std::string to_json_line(const MetricsRow& row) {
@@ -54,38 +67,47 @@ std::string to_json_line(const MetricsRow& row) {
 
 void cut_metrics(const std::filesystem::path& file, int64_t step) {
   if (!std::filesystem::exists(file)) return;
-  const std::string before = read_file(file);
-  std::istringstream lines(before);
-  std::string kept;
-  for (std::string line; std::getline(lines, line);) {
-    const nlohmann::json row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (row.is_object() && row.contains("step") && row["step"].is_number_integer() &&
-        row["step"].get<int64_t>() <= step)
-      kept += line + "\n";
-  }
+  const std::string before = read_file(file), kept = rows_up_to(step, before);
   if (kept != before) write_file(file, kept);
 }
 
 MetricsLog::MetricsLog(const std::filesystem::path& run_directory, int64_t step)
-    : run_directory_(run_directory), rows_(run_directory / "metrics.jsonl") {
-  cut_back(step);
+    : rows_(run_directory / "metrics.jsonl"), events_(run_directory, step + 1) {
+  cut_metrics(rows_.path(), step);
 }
 
-void MetricsLog::cut_back(int64_t step) {
-  if (const auto problem = rows_.flush()) throw std::runtime_error(*problem);  // what waits, too
-  cut_metrics(rows_.path(), step);
-  events_ = std::make_unique<EventFile>(run_directory_, step + 1);
+std::optional<std::string> MetricsLog::cut_back(int64_t step) {
+  rows_.edit_waiting([step](const std::string& rows) { return rows_up_to(step, rows); });
+  events_.start_session(step + 1);
+  {
+    const std::lock_guard lock(mutex_);
+    cut_ = std::min(step, cut_.value_or(step));
+  }
+  return flush();
+}
+
+/// The cut that is due, then the rows that wait.
+std::optional<std::string> MetricsLog::flush() {
+  const std::lock_guard lock(mutex_);
+  try {
+    if (cut_) cut_metrics(rows_.path(), *cut_);
+    cut_.reset();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return rows_.flush();
 }
 
 void MetricsLog::sync() {
+  if (const auto problem = flush()) throw std::runtime_error(*problem);
   rows_.sync();
-  events_->log().sync();
+  events_.log().sync();
 }
 
 std::optional<std::string> MetricsLog::write(const MetricsRow& row) {
   rows_.add(to_json_line(row));
   const auto add = [&](const char* tag, const std::optional<double>& value) {
-    if (value) events_->add_scalar(row.step, tag, *value);
+    if (value) events_.add_scalar(row.step, tag, *value);
   };
   add("train/loss", row.loss);
   add("train/lr", row.lr);
@@ -97,7 +119,7 @@ std::optional<std::string> MetricsLog::write(const MetricsRow& row) {
   add("train/tokens", static_cast<double>(row.tokens));
   add("validation/loss", row.val_loss);
   add("validation/sink_metric", row.sink_metric);
-  const std::optional<std::string> problem = rows_.flush(), of_events = events_->log().flush();
+  const std::optional<std::string> problem = flush(), of_events = events_.log().flush();
   return problem ? problem : of_events;
 }
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -21,7 +21,8 @@ struct MetricsRow {
       {};  // nats per token of this step's global batch; null when the step was skipped
   double lr = 0;
   std::optional<double> grad_norm = {};  // before clipping; null when not finite
-  double tokens_per_second = 0;          // predicted tokens over training time since the row before
+  double tokens_per_second = 0;  // predicted tokens over training time since the row before, what
+                                 // checkpoints held up included
   std::optional<double> mfu = {};        // share of the device's peak; null where that is unknown
   std::optional<double> val_loss = {};   // nats per held-out token, when measured at this step
   std::optional<double> sink_metric =
@@ -42,20 +43,25 @@ void cut_metrics(const std::filesystem::path& file, int64_t step);
 /// The run's metrics files.
 class MetricsLog {
  public:
-  /// Cuts metrics.jsonl back to `step` and begins a new event file.
+  /// Cuts metrics.jsonl back to `step` and begins a new event file. Throws std::runtime_error when
+  /// it cannot.
   MetricsLog(const std::filesystem::path& run_directory, int64_t step);
 
   /// Adds a row. Returns why rows could not be written: they wait for the next call.
   std::optional<std::string> write(const MetricsRow& row);
   /// Makes all rows durable, from any thread. Throws std::runtime_error when it cannot.
   void sync();
-  /// Forgets the rows beyond `step` and goes on in a new event file.
-  void cut_back(int64_t step);
+  /// Forgets the rows beyond `step`. Returns why they are still in the file: they go before the next
+  /// row is written.
+  std::optional<std::string> cut_back(int64_t step);
 
  private:
-  std::filesystem::path run_directory_;
+  std::optional<std::string> flush();
+
   AppendLog rows_;
-  std::unique_ptr<EventFile> events_;
+  EventFile events_;
+  std::mutex mutex_;
+  std::optional<int64_t> cut_;  // rows beyond this step are still in the file
 };
 
 /// Console lines on stderr: rewritten in place on a terminal, plain lines elsewhere.

@@ -3,9 +3,6 @@
 #include <ATen/ATen.h>
 #include <spdlog/spdlog.h>
 
-#include <optional>
-#include <string>
-
 #include "model/cost.h"
 #include "model/device.h"
 
@@ -27,23 +24,27 @@ void RunLog::add_step(double seconds, double waited_s) {
 
 void RunLog::write(MetricsRow row, double eta_s) {
   const int64_t T = config_.data.sequence_length;
-  row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) / seconds_;
+  row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) /
+                          (seconds_ + stalled_s_);
   if (const double peak = datasheet_flops(device_) * static_cast<double>(comm_.size()); peak > 0)
     row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
   add_ranks(row);
-  seconds_ = waited_s_ = 0;
+  seconds_ = waited_s_ = stalled_s_ = 0;
   steps_ = 0;
   if (!comm_.is_root()) return;
-  const std::optional<std::string> problem = metrics_->write(row);
-  if (problem.has_value() != rows_wait_) {  // said once, not at each row
-    console_->end_line();
-    rows_wait_ = problem.has_value();
-    if (problem)
-      spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
-    else
-      spdlog::info("the log can be written again, nothing is lost");
-  }
+  report(metrics_->write(row));
   console_->show(row, eta_s);
+}
+
+/// Said once, not at each row.
+void RunLog::report(const std::optional<std::string>& problem) {
+  if (problem.has_value() == rows_wait_) return;
+  console_->end_line();
+  rows_wait_ = problem.has_value();
+  if (problem)
+    spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
+  else
+    spdlog::info("the log can be written again, nothing is lost");
 }
 
 /// The share of waiting, and who has kept the others.

@@ -150,8 +150,15 @@ void Trainer::count(const StepResult& result) {
   state_.skipped_in_row = result.skipped ? state_.skipped_in_row + 1 : 0;
   if (config_.train.rollback.factor == 0 || result.skipped || result.spike) return;
   state_.losses.push_back(result.loss);
-  if (std::ssize(state_.losses) > config_.train.rollback.window)
-    state_.losses.erase(state_.losses.begin());
+  forget_old_losses();
+}
+
+/// What the median of a rollback is of; none are kept for none.
+void Trainer::forget_old_losses() {
+  const RollbackConfig& rollback = config_.train.rollback;
+  const int64_t kept = rollback.factor == 0 ? 0 : rollback.window;
+  if (const int64_t old = std::ssize(state_.losses) - kept; old > 0)
+    state_.losses.erase(state_.losses.begin(), state_.losses.begin() + old);
 }
 
 at::Tensor Trainer::to_device(const at::Tensor& batch) const {

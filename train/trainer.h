@@ -66,6 +66,7 @@ class Trainer {
   void update(const StepResult& result, double scale);
   bool is_spike(double loss) const;
   void count(const StepResult& result);
+  void forget_old_losses();
 
   // trainer_resume.cpp
   int64_t newest_checkpoint() const;

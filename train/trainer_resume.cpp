@@ -121,6 +121,7 @@ void Trainer::load(const SavedState& saved, const std::filesystem::path& directo
   }
   optimizer_->set_count(saved.optimizer_count);
   state_ = saved.state;
+  forget_old_losses();
 }
 
 /// To the newest checkpoint, and on from there without the batches around the present one.

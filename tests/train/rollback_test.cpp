@@ -115,6 +115,54 @@ TEST_F(RollbackTest, EndsAfterTooManyAndWithoutACheckpoint) {
   }
 }
 
+TEST_F(RollbackTest, ALogThatCannotBeWrittenIsCutBackLater) {
+  RunConfig run = config("a");
+  run.train.checkpoint.asynchronous = false;
+  const auto log = root_ / "a/metrics.jsonl", hidden = root_ / "a/hidden";
+  int64_t calls = 0;  // one a step
+  AloneComm comm([&](const at::Tensor& tensor) {
+    if (tensor.scalar_type() != at::kDouble || tensor.numel() != 6) return;
+    ++calls;
+    if (calls == 23) {
+      std::filesystem::rename(log, hidden);
+      std::filesystem::create_directory(log);
+    }
+    if (calls == 25) tensor[0].mul_(10);
+    if (calls == 28) {
+      std::filesystem::remove(log);
+      std::filesystem::rename(hidden, log);
+    }
+  });
+  Trainer trainer(run, comm, at::kCPU);
+  EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+  EXPECT_EQ(trainer.state().rollbacks, 1);
+  std::vector<int64_t> all(50);
+  std::iota(all.begin(), all.end(), 1);
+  EXPECT_EQ(steps("a"), all);
+}
+
+TEST_F(RollbackTest, AShorterWindowHoldsFromTheResumeOn) {
+  RunConfig run = config("a");
+  run.train.schedule = {.kind = ScheduleKind::kConstant, .warmup_steps = 0};
+  run.train.steps = 20;
+  run.train.rollback = {.factor = 100, .window = 15};
+  const auto comm = make_single_comm();
+  {
+    Trainer trainer(run, *comm, at::kCPU);
+    trainer.run();
+    EXPECT_EQ(trainer.state().losses.size(), 15u);
+  }
+  run.train.rollback.window = 5;
+  {
+    Trainer trainer(run, *comm, at::kCPU);
+    EXPECT_EQ(trainer.state().losses.size(), 5u);
+    EXPECT_EQ(trainer.state().losses.back(),
+              read_state(root_ / "a/final").state.losses.back());
+  }
+  run.train.rollback.factor = 0;
+  EXPECT_TRUE(Trainer(run, *comm, at::kCPU).state().losses.empty()) << "they would be too old";
+}
+
 TEST_F(RollbackTest, WithoutAFactorNothingIsRolledBack) {
   RunConfig run = config("a");
   run.train.rollback.factor = 0;

@@ -10,7 +10,6 @@
 #include <exception>
 #include <thread>
 
-#include "configs/clock.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer_sinks.h"
 #include "infer/model_directory.h"
@@ -209,13 +208,16 @@ CheckpointSaver::Event CheckpointSaver::advance(const Progress& sum) {
   return Event::kNone;
 }
 
-CheckpointSaver::Event CheckpointSaver::wait() {
+CheckpointSaver::Event CheckpointSaver::wait(const std::function<void(double)>& meanwhile) {
+  const Clock::time_point waits = Clock::now();
   while (busy()) {
     const Progress own = progress();
     at::Tensor sum = at::tensor({own.done, own.failed}, at::kDouble);
     comm_.all_reduce_sum(sum);
     const Event event = advance({sum[0].item<double>(), sum[1].item<double>()});
+    report_.waited_s = seconds_since(waits);
     if (event != Event::kNone) return event;
+    meanwhile(report_.waited_s);
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   return Event::kNone;

@@ -6,7 +6,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -16,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/clock.h"
 #include "data/tokenizer.h"
 #include "model/manifest.h"
 #include "model/transformer.h"
@@ -38,11 +38,12 @@ class CheckpointSaver {
   struct Report {
     std::filesystem::path directory;
     int64_t step = -1;
-    int64_t bytes = 0;    // of this rank
-    double copy_s = 0;    // for which training stood still
+    int64_t bytes = 0;     // of this rank
+    double copy_s = 0;     // for which training stood still
+    double waited_s = 0;   // the same, until it had been written
     bool saved = false;    // by all ranks
-    double write_s = 0;   // beside training
-    std::string problem;  // on this rank, when it failed
+    double write_s = 0;    // beside training or while it waited
+    std::string problem;   // on this rank, when it failed
   };
 
   /// Reads the tokenizer of the data at once, so that a missing file is found before the training.
@@ -64,7 +65,10 @@ class CheckpointSaver {
   /// `sum`: of progress() over ranks. Every rank calls this with the same sum.
   Event advance(const Progress& sum);
   /// Until the save under way has ended, on all ranks together. kNone when there is none.
-  Event wait();
+  /// `meanwhile` is called again and again with the seconds waited so far.
+  Event wait(const std::function<void(double)>& meanwhile);
+  /// Since the save under way began to be written.
+  double writing_s() const { return seconds_since(began_); }
 
   const Report& report() const { return report_; }
 
@@ -101,7 +105,7 @@ class CheckpointSaver {
 
   Phase phase_ = Phase::kIdle;
   Report report_;
-  std::chrono::steady_clock::time_point began_;
+  Clock::time_point began_;
   std::future<std::string> work_;       // its problem, empty when there was none
   std::optional<std::string> problem_;  // of the work that has ended
 };

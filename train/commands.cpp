@@ -112,7 +112,10 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     }
     return kStoppedStatus;
   } catch (...) {
-    throw RankFailure(meeting.settle(describe_failure(std::current_exception())));
+    const Failure failure = meeting.settle(describe_failure(std::current_exception()));
+    (void)trainer.release();   // their destructors would wait for a disk or a rank that hangs
+    (void)comm.release();
+    throw RankFailure(failure);
   }
 }
 

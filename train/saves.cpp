@@ -8,9 +8,12 @@
 
 #include "configs/clock.h"
 #include "configs/progress.h"
+#include "configs/signals.h"
 
 namespace basin {
 namespace {
+
+constexpr double kTellEvery_s = 30, kTellStopAfter_s = 1;  // of a wait
 
 using Event = CheckpointSaver::Event;
 
@@ -41,12 +44,13 @@ void Saves::start(const TrainState& state) {
 
 void Saves::save_last(const TrainState& state) {
   constexpr int kAttempts = 20;
-  wait();
+  constexpr const char* kEnds = "the run does not end without it, next attempt in {}";
+  report(await(), "the newest state is saved next");
   if (saver_.report().step == state.step && saver_.report().saved) return;  // alike on all ranks
   for (int attempt = 1;; ++attempt) {
     start(state);
-    const Event event = saver_.wait();
-    report(event);
+    const Event event = await();
+    report(event, attempt < kAttempts ? kEnds : "that was the last attempt");
     if (event == Event::kSaved) return;
     if (attempt == kAttempts) {
       throw std::runtime_error(
@@ -60,7 +64,26 @@ void Saves::save_last(const TrainState& state) {
   }
 }
 
-void Saves::report(Event event) {
+Event Saves::await() {
+  double next_s = kTellEvery_s;
+  bool said_stop = false;
+  return saver_.wait([&](double waited_s) {
+    const bool stop = pending_signal() != 0;
+    const bool is_news = stop && !said_stop && waited_s >= kTellStopAfter_s;
+    if (!comm_.is_root() || (waited_s < next_s && !is_news)) return;
+    next_s = waited_s + kTellEvery_s;
+    said_stop = stop;
+    before_line_();
+    spdlog::warn("still writing the checkpoint of step {} for {}, training waits{}",
+                 saver_.report().step,
+                 format_duration(saver_.writing_s()),
+                 stop ? "; asked to stop, which it does once that is written (a second signal "
+                        "leaves at once, without it)"
+                      : "");
+  });
+}
+
+void Saves::report(Event event, const char* then) {
   const CheckpointSaver::Report& report = saver_.report();
   if (event == Event::kNone) return;
   before_line_();
@@ -70,18 +93,17 @@ void Saves::report(Event event) {
                    report.directory.string(),
                    format_bytes(static_cast<double>(report.bytes)),
                    report.write_s,
-                   report.copy_s);
+                   report.copy_s + report.waited_s);
     return;
   }
   if (comm_.is_root())
     retry_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(retry_after());
   if (comm_.is_root() || !report.problem.empty())
     spdlog::error(
-        "CHECKPOINT OF STEP {} NOT SAVED: {}; training goes on, next attempt in {}; make room or "
-        "mend the file system",
+        "CHECKPOINT OF STEP {} NOT SAVED: {}; {}; make room or mend the file system",
         report.step,
         report.problem.empty() ? "another rank could not write its part" : report.problem,
-        format_duration(retry_after().count()));
+        fmt::format(fmt::runtime(then), format_duration(retry_after().count())));
 }
 
 std::chrono::duration<double> Saves::retry_after() const {

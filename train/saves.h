@@ -26,18 +26,22 @@ class Saves {
   bool wants_retry() const;
   /// CheckpointSaver::progress of this rank, and the sum over ranks.
   CheckpointSaver::Progress progress() { return saver_.progress(); }
-  void advance(const CheckpointSaver::Progress& sum) { report(saver_.advance(sum)); }
+  void advance(const CheckpointSaver::Progress& sum) { report(saver_.advance(sum), kGoesOn); }
 
   /// Starts to save `state` when its step is due, or `retry` says so.
   void save_if_due(const TrainState& state, bool retry);
-  /// Until the save under way has ended.
-  void wait() { report(saver_.wait()); }
+  /// Until the save under way has ended. What takes long is said, and whether a stop is asked for.
+  void wait() { report(await(), kGoesOn); }
   /// Returns when `state` is saved. Throws std::runtime_error after 20 attempts.
   void save_last(const TrainState& state);
 
  private:
+  static constexpr const char* kGoesOn = "training goes on, next attempt in {}";
+
   void start(const TrainState& state);
-  void report(CheckpointSaver::Event event);
+  CheckpointSaver::Event await();
+  /// `then`: what happens where the save has failed; {} is how long until the next attempt.
+  void report(CheckpointSaver::Event event, const char* then);
   std::chrono::duration<double> retry_after() const;
 
   CheckpointSaver& saver_;

@@ -196,7 +196,9 @@ Trainer::Outcome Trainer::run() {
       saves_->save_last(state_);
       if (!is_last()) return Outcome::kStopped;
     } else {
+      const Clock::time_point stands = Clock::now();
       saves_->save_if_due(state_, result.retry);
+      log_.add_stall(seconds_since(stands));
     }
   }
   if (comm_.is_root()) set_final(config_.run.dir, state_.step);

@@ -6,6 +6,8 @@
 //                      full               it and all after it that need space fail with ENOSPC
 //                      short              a write writes half of what it is given, if it is a write
 //                      before, after      the process ends with 137 before or after it
+//                      stall              (no matter which call) a sync of what has BASIN_FAULT_STALL
+//                                         in its path waits while the file DIR.stall exists
 //                      none               nothing (the default)
 //   BASIN_FAULT_TRACE  file to which every call is appended, as disk_trace.h reads it
 // Paths relative to the working directory are not seen, those relative to a descriptor are. Of one
@@ -186,6 +188,14 @@ int close_through(int fd, const auto& real) {
   return through(frees("close", path), real);
 }
 
+/// Before a sync, without the lock: other files can be written meanwhile.
+void stall(int fd) {
+  const std::string path = path_of(fd), gate = std::string(setting("BASIN_FAULT_DIR")) + ".stall";
+  if (setting("BASIN_FAULT_MODE") != "stall" || !is_watched(path)) return;
+  if (path.find(setting("BASIN_FAULT_STALL")) == path.npos) return;
+  while (access(gate.c_str(), F_OK) == 0) usleep(10'000);
+}
+
 }  // namespace
 
 // The names, and what they take, are those of the C library.
@@ -279,6 +289,7 @@ size_t fwrite(const void* data, size_t size, size_t count, FILE* file) {
 }
 
 int fsync(int fd) {
+  stall(fd);
   return through({"fsync", path_of(fd)}, [&] { return next<int(int)>("fsync")(fd); });
 }
 

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/support/logged.h"
 #include "tests/train/alone_comm.h"
 #include "tests/train/train_fixture.h"
 #include "train/trainer.h"
@@ -213,13 +214,19 @@ TEST_F(UnwritableTest, LastCheckpointThatCannotBeWrittenIsAnError) {
   run.train.checkpoint.retry_after = "0.01s";
   Trainer trainer(run, *comm, at::kCPU);
   block();
-  try {
-    trainer.run();
-    FAIL() << "was called finished";
-  } catch (const std::runtime_error& error) {
-    EXPECT_THAT(error.what(), HasSubstr("the last checkpoint, "));
-    EXPECT_THAT(error.what(), HasSubstr("metrics.jsonl"));
-  }
+  const std::string said = logged_by([&] {
+    try {
+      trainer.run();
+      ADD_FAILURE() << "was called finished";
+    } catch (const std::runtime_error& error) {
+      EXPECT_THAT(error.what(), HasSubstr("the last checkpoint, "));
+      EXPECT_THAT(error.what(), HasSubstr("metrics.jsonl"));
+    }
+  });
+  EXPECT_THAT(said, HasSubstr("the run does not end without it, next attempt in 0.0 s; make room"));
+  EXPECT_THAT(said, HasSubstr("that was the last attempt; make room"));
+  const size_t end = said.find("CHECKPOINT OF STEP 30");
+  EXPECT_EQ(said.find("training goes on", end), said.npos) << said;
   EXPECT_EQ(find_newest_intact(root_ / "a"), std::nullopt);
 }
 

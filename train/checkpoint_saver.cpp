@@ -46,8 +46,9 @@ CheckpointSaver::CheckpointSaver(const SavedState& run,
       tokenizer_.emplace(info->open_tokenizer());
   }
   if (const fs::path initial = initial_tokenizer_directory(run.config);
-      !tokenizer_ && fs::exists(initial))
-    tokenizer_ = open_tokenizer(initial);
+      !run.config.train.init_from.empty() && fs::exists(initial))
+    initial_tokenizer_ = initial;
+  if (!tokenizer_ && initial_tokenizer_) tokenizer_ = open_tokenizer(*initial_tokenizer_);
 }
 
 CheckpointSaver::~CheckpointSaver() {
@@ -137,7 +138,8 @@ void CheckpointSaver::write_files() {
 std::vector<int64_t> CheckpointSaver::end_ids() const {
   std::vector<int64_t> ids;
   if (tokenizer_ && tokenizer_->eos_id() >= 0) ids.push_back(tokenizer_->eos_id());
-  const fs::path initial = initial_tokenizer_directory(run_.config) / "generation_config.json";
+  if (!initial_tokenizer_) return ids;
+  const fs::path initial = *initial_tokenizer_ / "generation_config.json";
   if (fs::exists(initial))
     for (const int64_t id : read_eos_ids(initial))
       if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
@@ -145,10 +147,9 @@ std::vector<int64_t> CheckpointSaver::end_ids() const {
 }
 
 void CheckpointSaver::write_tokenizer() const {
-  const fs::path initial = initial_tokenizer_directory(run_.config);
   const SinkConfig& sink = run_.config.model.sink;
-  if (fs::exists(initial))
-    copy_tokenizer_files(initial, aside_);
+  if (initial_tokenizer_)
+    copy_tokenizer_files(*initial_tokenizer_, aside_);
   else if (tokenizer_)
     write_tokenizer_files(
         *tokenizer_, sink.ids(), run_.config.data.sequence_length + sink.tokens(), aside_);

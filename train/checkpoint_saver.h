@@ -91,6 +91,7 @@ class CheckpointSaver {
   const Optimizer& optimizer_;
   Comm& comm_;
   std::function<void()> before_publishing_;
+  std::optional<std::filesystem::path> initial_tokenizer_;  // directory, with train.init_from only
   std::optional<Tokenizer> tokenizer_;  // absent for foreign data, where no initial model has one
   int64_t root_pid_ = 0, attempt_ = 0;
 

@@ -205,7 +205,6 @@ void save_initial_tokenizer(const RunConfig& config) {
                  to = initial_tokenizer_directory(config);
   const std::optional<Tokenizer> tokenizer = open_tokenizer(from);
   if (!tokenizer) return;  // checkpoints get the data's
-  fs::remove_all(to);
   make_writable_directory(to);
   copy_tokenizer_files(from, to);
   if (const fs::path ends = from / "generation_config.json"; fs::exists(ends))

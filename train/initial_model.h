@@ -54,7 +54,8 @@ void load_initial_weights(const RunConfig& config, Transformer& target, bool say
 /// Where a run keeps the tokenizer of its initial model, and what ended its texts, for its
 /// checkpoints.
 std::filesystem::path initial_tokenizer_directory(const RunConfig& config);
-/// Fills that directory, anew. With new sinks, they are what is put in front of a text.
+/// Fills that directory, which is not there yet. With new sinks, they are what is put in front of a
+/// text.
 void save_initial_tokenizer(const RunConfig& config);
 
 }  // namespace basin

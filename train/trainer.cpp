@@ -62,7 +62,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
     weight_gather_ = std::make_unique<WeightGather>(*model_, comm, gradients_->buckets());
   forward_backward_ = std::make_unique<ForwardBackward>(*model_);
   if (checkpoint >= 0) resume(checkpoint);
-  if (checkpoint < 0 && !config.train.init_from.empty()) start_from_initial_model();
+  if (checkpoint < 0) start_anew();
   SavedState run;
   run.machine = this_machine(device_, comm_.size());
   run.config = config_;

@@ -72,7 +72,7 @@ class Trainer {
   int64_t newest_checkpoint() const;
   at::Tensor initial_master(bool filled);
   void resume(int64_t step);
-  void start_from_initial_model();
+  void start_anew();
   void load(const SavedState& saved, const std::filesystem::path& step_directory);
   void roll_back();
   void open_run_directory();

@@ -58,9 +58,12 @@ at::Tensor Trainer::initial_master(bool filled) {
   return full.flat();
 }
 
-/// What else a run takes from train.init_from. All ranks have read it, each by itself: a machine
-/// with another copy would go astray without a word.
-void Trainer::start_from_initial_model() {
+/// Without what a run before has left, and with what a run takes from train.init_from besides the
+/// weights. All ranks have read it, each by itself: a machine with another copy would go astray
+/// without a word.
+void Trainer::start_anew() {
+  if (comm_.is_root()) std::filesystem::remove_all(initial_tokenizer_directory(config_));
+  if (config_.train.init_from.empty()) return;
   const at::Tensor weights = model_->flat().cpu();
   const std::vector<std::string> sums = comm_.all_gather_text(
       xxh3_hex({static_cast<const char*>(weights.const_data_ptr()), weights.nbytes()}));

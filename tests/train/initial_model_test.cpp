@@ -173,6 +173,36 @@ TEST_F(InitFromTest, AResumeDoesNotReadTheDirectoryAgain) {
   EXPECT_TRUE(at::equal(read("whole"), read("broken")));
 }
 
+TEST_F(InitFromTest, ATokenizerThatAnotherRunLeftIsNotThisOnes) {
+  const auto leave = [this](const char* run) {
+    const fs::path left = root_ / run / "initial-tokenizer";
+    fs::create_directories(left);
+    for (const char* name : {"tokenizer.model", "tokenizer_config.json"})
+      fs::copy_file(kGolden / name, left / name);
+    write_file(left / "generation_config.json", R"({"eos_token_id": 9})");
+    return left;
+  };
+  const auto expect_none = [this](const char* run) {
+    EXPECT_FALSE(fs::exists(root_ / run / "final" / "tokenizer.model")) << run;
+    EXPECT_EQ(read_file(root_ / run / "final" / "generation_config.json").find('9'),
+              std::string::npos);
+  };
+  const fs::path of_another = leave("anew"), of_none = leave("from");
+  RunConfig config = tiny_config("anew");
+  config.train.schedule = {.kind = ScheduleKind::kConstant};
+  config.train.steps = 3;
+  Trainer(config, *comm_, at::kCPU).run();
+  expect_none("anew");
+  EXPECT_FALSE(fs::exists(of_another));
+  leave("anew");
+  config.train.steps = 5;  // a resume
+  Trainer(config, *comm_, at::kCPU).run();
+  expect_none("anew");
+  Trainer(continued("from", "sink: {kind: token}"), *comm_, at::kCPU).run();
+  expect_none("from");
+  EXPECT_FALSE(fs::exists(of_none)) << "the first run has no tokenizer";
+}
+
 TEST_F(InitFromTest, RunsInBf16KeepWhatTheModelHad) {
   RunConfig config = continued("bf16", "sink: {kind: token}");
   config.train.precision = Precision::kBf16;

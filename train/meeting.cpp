@@ -26,7 +26,6 @@
 namespace basin {
 namespace {
 
-constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kSlack{3};    // for rank 0 to say what it has found out
 constexpr std::chrono::seconds kParting{6};  // more than parting takes while the store answers
 constexpr const char *kMetKey = "met", *kComparedKey = "compared";
@@ -124,14 +123,13 @@ std::optional<Result> within(Clock::duration time, std::function<Result()> body)
   }
 }
 
-/// False when `done` is not true by `deadline`.
-bool wait_until(Clock::time_point deadline, const std::function<bool()>& done) {
-  while (!done()) {
-    if (Clock::now() >= deadline) return false;
+/// wait_until that a stop request ends.
+bool await(Clock::time_point deadline, const std::function<bool()>& done) {
+  return wait_until(deadline, [&] {
+    if (done()) return true;
     check_interrupt();
-    std::this_thread::sleep_for(kPoll);
-  }
-  return true;
+    return false;
+  });
 }
 
 }  // namespace
@@ -194,10 +192,10 @@ void Meeting::meet(std::chrono::milliseconds timeout) {
   }
   const std::vector<std::string> everybody = keys_of(size(), came_key);
   if (rank() == 0) {
-    wait_until(deadline, [&] { return store_->has(everybody); });
+    await(deadline, [&] { return store_->has(everybody); });
     store_->set(kMetKey, "");
   } else {
-    wait_until(deadline + kSlack, [&] { return store_->has({kMetKey}); });
+    await(deadline + kSlack, [&] { return store_->has({kMetKey}); });
   }
   std::vector<int64_t> missing, present;
   for (int64_t rank = 0; rank < size(); ++rank)
@@ -210,7 +208,7 @@ void Meeting::meet(std::chrono::milliseconds timeout) {
   if (rank() == 0) {  // it serves the store in which the others look
     std::vector<std::string> read;
     for (const int64_t rank : present) read.push_back(read_key(rank));
-    wait_until(Clock::now() + kSlack, [&] { return store_->has(read); });
+    await(Clock::now() + kSlack, [&] { return store_->has(read); });
   }
   if (rank() != present.front())
     throw RankFailure({"ranks are missing", 1, /*secondary=*/true, /*told=*/true});
@@ -254,7 +252,7 @@ void Meeting::compare(const std::string& configuration, const std::string& build
   const std::vector<std::string> awaited =
       rank() == 0 ? keys_of(size(), about_key) : std::vector<std::string>{kComparedKey};
   const auto& timeout = placement_.rendezvous.collective_timeout;
-  const bool all = wait_until(Clock::now() + timeout, [&] {
+  const bool all = await(Clock::now() + timeout, [&] {
     if (store_->has({kFailedKey})) throw CommError("another rank failed before the start");
     return store_->has(awaited);
   });

@@ -5,13 +5,10 @@
 
 #include <chrono>
 #include <fstream>
-#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
-
-#include "configs/clock.h"
 
 namespace basin {
 namespace {
@@ -20,7 +17,7 @@ constexpr std::chrono::milliseconds kGrace{2500};  // for ranks that have notice
 constexpr std::chrono::milliseconds kSameError{1000};
 constexpr std::chrono::milliseconds kSameMoment{300};
 constexpr const char* kToldKey = "told";
-constexpr std::chrono::milliseconds kPoll{30};
+constexpr std::chrono::milliseconds kPoll{20};
 
 /// The state of a process of this machine as /proc names it ('T': stopped); 'X': there is none.
 char process_state(int64_t pid) {
@@ -29,13 +26,6 @@ char process_state(int64_t pid) {
   if (!std::getline(file, text)) return 'X';
   const size_t name_end = text.rfind(") ");
   return name_end == std::string::npos ? 'X' : text.at(name_end + 2);
-}
-
-bool wait_until(Clock::duration time, const std::function<bool()>& done) {
-  for (const Clock::time_point deadline = Clock::now() + time; Clock::now() < deadline;
-       std::this_thread::sleep_for(kPoll))
-    if (done()) return true;
-  return false;
 }
 
 /// One rank's view of the failures written down so far.
@@ -57,7 +47,7 @@ class Parting {
     // Rank 0 may serve the store: what it says to the others must arrive.
     const Clock::time_point said = Clock::now();
     if (rank_ == 0)
-      wait_until(kGrace,
+      wait_until(said + kGrace,
                  [&] { return all_others_done(is_cause && Clock::now() < said + kSameError); });
     return failure;
   }
@@ -76,7 +66,7 @@ class Parting {
 
   /// A failure of this rank's own: the lowest rank with the same one says it.
   Failure once(Failure failure) {
-    const bool said = rank_ > 0 && wait_until(kSameError, [&] {
+    const bool said = rank_ > 0 && wait_until(Clock::now() + kSameError, [&] {
                         read();
                         for (const auto& [rank, other] : failures_)
                           if (rank < rank_ && !other.secondary && other.message == failure.message)
@@ -92,7 +82,7 @@ class Parting {
   Failure blame(Failure failure) {
     const Clock::time_point noticed = Clock::now();
     std::optional<Failure> cause;
-    wait_until(kGrace, [&] {
+    wait_until(noticed + kGrace, [&] {
       read();
       for (const auto& [rank, other] : failures_)
         if (!other.secondary) cause = other;
@@ -152,6 +142,14 @@ class Parting {
 };
 
 }  // namespace
+
+bool wait_until(Clock::time_point deadline, const std::function<bool()>& done) {
+  while (!done()) {
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kPoll);
+  }
+  return true;
+}
 
 bool is_lost(const RankInfo& rank, const RankInfo& here) {
   const std::string_view lost = "XZT";

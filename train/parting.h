@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "configs/clock.h"
 #include "train/failure.h"
 #include "train/key_store.h"
 #include "train/meeting.h"
@@ -21,6 +23,9 @@ std::string describe_absent(int64_t rank, const RankInfo& absent, const RankInfo
 
 /// Whether a rank of this machine has ended or is stopped; false for one elsewhere.
 bool is_lost(const RankInfo& rank, const RankInfo& here);
+
+/// Asks again and again; false when `done` is not true by `deadline`.
+bool wait_until(Clock::time_point deadline, const std::function<bool()>& done);
 
 /// What `rank` ends with, see Meeting::settle. Blocks as long as the store does.
 Failure part(KeyStore& store, const std::vector<RankInfo>& ranks, int64_t rank, Failure failure);

@@ -10,10 +10,8 @@
 #include <map>
 #include <stdexcept>
 
-#include "configs/progress.h"
 #include "configs/signals.h"
 #include "infer/attention_maps.h"
-#include "model/cost.h"
 #include "train/plan.h"
 #include "train/schedule.h"
 

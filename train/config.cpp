@@ -159,6 +159,21 @@ std::vector<std::string> DistributedConfig::problems() const {
   }
 }
 
+std::vector<std::string> CheckpointConfig::problems() const {
+  if (every == 0 || keep_every % every == 0) return {};
+  return {fmt::format("train.checkpoint.keep_every {} is no multiple of train.checkpoint.every {}: "
+                      "most of the checkpoints that it is to keep would never be written",
+                      keep_every,
+                      every)};
+}
+
+std::vector<std::string> RollbackConfig::problems() const {
+  if (factor == 0 || factor > 1) return {};
+  return {fmt::format("train.rollback.factor {} would take ordinary steps for jumps: more than 1, "
+                      "or 0 for never",
+                      factor)};
+}
+
 std::vector<std::string> TrainConfig::problems() const {
   std::vector<std::string> out;
   if (optimizer.betas.size() != 2)
@@ -183,6 +198,12 @@ std::vector<std::string> TrainConfig::problems() const {
     out.push_back(fmt::format(
         "train.schedule.decay_steps {} has no meaning for kind {}: leave it out, or use kind wsd",
         schedule.decay_steps,
+        enum_name(schedule.kind)));
+  }
+  if (schedule.kind != ScheduleKind::kWsd && schedule.decay_shape != ScheduleConfig().decay_shape) {
+    out.push_back(fmt::format(
+        "train.schedule.decay_shape {} has no meaning for kind {}: leave it out, or use kind wsd",
+        enum_name(schedule.decay_shape),
         enum_name(schedule.kind)));
   }
   if (micro_batch > 0 && global_batch % micro_batch != 0) {

@@ -115,7 +115,8 @@ struct CheckpointConfig {
           Field{.doc = "newest checkpoints to keep", .min = 1, .max = 1e6});
     visit("keep_every",
           self.keep_every,
-          Field{.doc = "also keep checkpoints at multiples of this many steps; 0: none",
+          Field{.doc = "also keep checkpoints at multiples of this many steps, a multiple of every; 0: "
+                       "none",
                 .min = 0,
                 .max = 1e9});
     visit(
@@ -125,6 +126,7 @@ struct CheckpointConfig {
               .min = 0,
               .max = 1e6});
   }
+  std::vector<std::string> problems() const;
 };
 
 struct ValidationConfig {
@@ -202,7 +204,7 @@ struct RollbackConfig {
     visit("factor",
           self.factor,
           Field{.doc = "a step whose loss is more than this times the median of the steps before "
-                       "sends the run back to its newest checkpoint; 0: never",
+                       "sends the run back to its newest checkpoint, more than 1; 0: never",
                 .min = 0,
                 .max = 1e6});
     visit("window", self.window, Field{.doc = "steps of that median", .min = 1, .max = 1e6});
@@ -215,6 +217,7 @@ struct RollbackConfig {
     visit(
         "max", self.max, Field{.doc = "rollbacks after which the run ends", .min = 1, .max = 1e9});
   }
+  std::vector<std::string> problems() const;
 };
 
 struct TrainConfig {
@@ -262,8 +265,8 @@ struct TrainConfig {
                        "activations; the gradients stay the same"});
     visit("stop_after",
           self.stop_after,
-          Field{.doc = "wall clock after which the run saves and exits with 3, like 90m or 1h30m; "
-                       "empty: none"});
+          Field{.doc = "wall clock from the start of the program after which the run saves and "
+                       "exits with 3, like 90m or 1h30m; empty: none"});
     visit("init_from",
           self.init_from,
           Field{.doc = "a run or model directory, of here or elsewhere, to start from: the model keys "

@@ -68,6 +68,7 @@ FileSum write_state(const fs::path& directory, const SavedState& saved) {
                      {"ranks", machine.ranks},
                      {"threads", machine.threads}};
   json["data"] = saved.data;
+  json["heldout"] = saved.heldout;
   json["config"] = to_yaml(saved.config);
   return write_file(directory / kStateName, json.dump(2) + "\n");
 }
@@ -96,6 +97,7 @@ SavedState read_state(const fs::path& directory) {
                      machine.at("ranks"),
                      machine.at("threads")};
     saved.data = json.value("data", std::vector<std::string>());
+    saved.heldout = json.value("heldout", std::string());
     saved.config = config_from_text<RunConfig>(json.at("config").get<std::string>(), path.string());
     return saved;
   } catch (const nlohmann::json::exception& error) {

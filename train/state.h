@@ -49,6 +49,7 @@ struct SavedState {
   RunConfig config;
   std::vector<std::string>
       data;  // contents of each dataset of data.train; empty in old checkpoints
+  std::string heldout = {};  // the same of data.heldout
 };
 
 inline constexpr const char* kStateName = "trainer/state.json";  // relative to a step directory

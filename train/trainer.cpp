@@ -65,6 +65,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
   run.machine = this_machine(device_, comm_.size());
   run.config = config_;
   for (const IndexedDataset& dataset : loader_.datasets()) run.data.push_back(dataset.contents());
+  if (validation_) run.heldout = validation_->contents();
   if (comm.is_root()) open_run_directory();
   saver_ =
       std::make_unique<CheckpointSaver>(run, *model_, *optimizer_, comm_, [this] { log_.sync(); });
@@ -221,7 +222,8 @@ void Trainer::report_left_out(const StepResult& result, const std::string& why) 
 
 void Trainer::measure_and_log(const StepResult& result) {
   const TrainConfig& train = config_.train;
-  const bool saves = is_due(train.checkpoint.every) || result.stop || is_last();
+  const bool saves =
+      is_due(train.checkpoint.every) || result.retry || result.stop || is_last();
   state_.val_loss.reset();
   if (validation_ &&
       (is_due(train.validation.every) || is_last() || (train.checkpoint.keep_best > 0 && saves))) {
@@ -260,7 +262,7 @@ std::optional<double> Trainer::sink_metric() const {
 
 bool Trainer::stop_requested() const {
   const double limit = duration_s(config_.train.stop_after, "train.stop_after");
-  return pending_signal() != 0 || (limit > 0 && session_seconds() >= limit);
+  return pending_signal() != 0 || (limit > 0 && seconds_since(kProcessStart) >= limit);
 }
 
 double Trainer::session_seconds() const {

@@ -109,6 +109,13 @@ void Trainer::resume(int64_t step) {
       before != now && comm_.is_root())
     spdlog::info(
         "the continuation is not bit-exact: train.micro_batch {} before, {} now", before, now);
+  if (comm_.is_root() && validation_ && !saved.heldout.empty() &&
+      saved.heldout != validation_->contents())
+    spdlog::warn("data.heldout {} has changed, validation losses before and after are not of the "
+                 "same text: {} before, {} now",
+                 config_.data.heldout,
+                 saved.heldout,
+                 validation_->contents());
   load(saved, directory);
   seconds_before_ = state_.seconds;
   first_step_ = state_.step;

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 
 #include "data/indexed_dataset.h"
 #include "model/transformer.h"
@@ -24,6 +25,8 @@ class Validation {
   /// Samples [begin, end) of num_samples(): int64 (end - begin, T + 1).
   at::Tensor samples(int64_t begin, int64_t end) const;
   int64_t num_samples() const { return num_samples_; }
+  /// IndexedDataset::contents of the held-out text.
+  std::string contents() const { return dataset_.contents(); }
 
  private:
   IndexedDataset dataset_;

@@ -69,6 +69,25 @@ TEST_F(RunConfigTest, ReportsAllProblemsAtOnce) {
   EXPECT_THAT(message, HasSubstr("\"soon\" is no duration"));
 }
 
+TEST_F(RunConfigTest, RefusesWhatWouldNotDoWhatItSays) {
+  const auto said = [](const std::string& train) {
+    return message_of([&] {
+      config_from_text<RunConfig>("data: {train: x}\ntrain: {" + train + "}\n", "bad.yaml");
+    });
+  };
+  EXPECT_THAT(said("schedule: {decay_shape: linear}"),
+              HasSubstr("decay_shape linear has no meaning for kind cosine"));
+  EXPECT_EQ(said("schedule: {kind: wsd, decay_steps: 9, decay_shape: linear}"), "no error");
+  EXPECT_THAT(said("checkpoint: {every: 300, keep_every: 1000}"),
+              HasSubstr("keep_every 1000 is no multiple of train.checkpoint.every 300"));
+  EXPECT_EQ(said("checkpoint: {every: 250, keep_every: 1000}"), "no error");
+  EXPECT_EQ(said("checkpoint: {every: 0, keep_every: 1000}"), "no error");
+  for (const char* factor : {"0.5", "1"})
+    EXPECT_THAT(said(std::string("rollback: {factor: ") + factor + "}"),
+                HasSubstr("would take ordinary steps for jumps"));
+  EXPECT_EQ(said("rollback: {factor: 1.5}"), "no error");
+}
+
 TEST_F(RunConfigTest, RefusesSamplesLongerThanTheSlidingWindow) {
   const auto said = [](const std::string& window) {
     return message_of([&] {

@@ -236,6 +236,35 @@ TEST_F(ResumeTest, LeftoversOfAKilledSaveDisappear) {
   EXPECT_FALSE(std::filesystem::exists(root_ / "a/step-00000001.tmp.77"));
 }
 
+TEST_F(ResumeTest, FilesOfKilledWritersDisappear) {
+  const RunConfig config = resumable(tiny_config("a"), 2);
+  std::filesystem::create_directory(root_ / "a");
+  for (const char* name : {"config.yaml.tmp.77", "metrics.jsonl.tmp.78", "notes.tmp.7x", "tmp.77"})
+    write_file(root_ / "a" / name, "");
+  std::filesystem::create_symlink("step-00000001", root_ / "a/final.tmp.79");
+  AtomicFile alive(root_ / "a/page.html");
+  run(config);
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(root_ / "a"))
+    if (const std::string name = entry.path().filename(); name.find("tmp.") != name.npos)
+      left.push_back(name);
+  EXPECT_THAT(left,
+              testing::UnorderedElementsAre(
+                  "notes.tmp.7x", "tmp.77", "page.html.tmp." + std::to_string(getpid())));
+}
+
+TEST_F(ResumeTest, OtherHeldOutTextIsNamed) {
+  RunConfig config = resumable(tiny_config("a"), 5);
+  run(config);
+  config.train.steps = 8;
+  EXPECT_THAT(logged_by([&] { run(config); }), testing::Not(HasSubstr("data.heldout")));
+  write_test_dataset(root_ / "heldout", 4000, 3);
+  config.train.steps = 11;
+  const std::string said = logged_by([&] { run(config); });
+  EXPECT_THAT(said, HasSubstr("validation losses before and after are not of the same text"));
+  EXPECT_THAT(said, HasSubstr("3000 tokens in 1 documents"));
+}
+
 TEST_F(ResumeTest, CheckpointHoldsWhatTheDesignSays) {
   const RunConfig config = resumable(tiny_config("a"), 2);
   run(config);

@@ -208,6 +208,31 @@ TEST_F(UnwritableTest, TrainingGoesOnAndLosesNothing) {
     EXPECT_EQ(entry.path().string().find(".tmp."), std::string::npos) << entry.path();
 }
 
+TEST_F(UnwritableTest, AFurtherAttemptIsValidatedWhereTheBestAreKept) {
+  RunConfig run = config();
+  run.train.checkpoint.retry_after = "0.05s";
+  run.train.checkpoint.asynchronous = false;
+  run.train.checkpoint.keep_best = 1;
+  run.train.validation.every = 0;
+  int64_t calls = 0;  // one a step
+  AloneComm comm([&](const at::Tensor& tensor) {
+    if (tensor.scalar_type() != at::kDouble || tensor.numel() != 6) return;
+    ++calls;
+    if (calls == 1) block();
+    if (calls == 14) unblock();
+    if (calls == 14) std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  });
+  Trainer(run, comm, at::kCPU).run();
+  std::set<int64_t> measured;
+  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    if (!row["val_loss"].is_null()) measured.insert(row["step"].get<int64_t>());
+  }
+  EXPECT_THAT(measured, testing::Contains(testing::AllOf(testing::Gt(10), testing::Lt(20))))
+      << testing::PrintToString(measured);
+}
+
 TEST_F(UnwritableTest, LastCheckpointThatCannotBeWrittenIsAnError) {
   const auto comm = make_single_comm();
   RunConfig run = config();

@@ -9,6 +9,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "tests/train/alone_comm.h"
 #include "tests/train/train_fixture.h"
@@ -187,6 +188,14 @@ TEST_F(TrainerTest, StopsOnWallClockAndGoesOn) {
   config.train.stop_after = "";
   Trainer trainer(config, *comm, at::kCPU);
   EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
+}
+
+TEST_F(TrainerTest, WallClockBeginsWithTheProgram) {
+  RunConfig config = tiny_config("clock");
+  config.train.stop_after = "1s";  // of which the time before the first step is a part
+  std::this_thread::sleep_until(kProcessStart + std::chrono::milliseconds(1001));
+  const auto comm = make_single_comm();
+  EXPECT_EQ(Trainer(config, *comm, at::kCPU).run(), Trainer::Outcome::kStopped);
 }
 
 TEST_F(TrainerTest, ValidationIsTheMeanOverFixedSamples) {

@@ -8,6 +8,8 @@
 #ifndef BASIN_CUDA_KERNELS
 #include <hwy/targets.h>
 #include <omp.h>
+
+#include "model/kernels/cpu/bf16_instruction.h"
 #endif
 
 #include <algorithm>
@@ -102,8 +104,8 @@ void for_each_thread_count(std::initializer_list<int>, const Body& body) {
   body();
 }
 #else
-/// Runs body once for each instruction set that this machine and the kernels have, and then goes
-/// back to the best.
+/// Runs body once for each instruction set that this machine and the kernels have, AVX-512 with and
+/// without bf16, and then goes back to the best.
 template <class Body>
 void for_each_instruction_set(const Body& body) {
   hwy::SetSupportedTargetsForTest(0);
@@ -112,6 +114,11 @@ void for_each_instruction_set(const Body& body) {
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(target);
     body();
+    if (target != HWY_AVX3 || !has_bf16_instruction) continue;
+    SCOPED_TRACE("without bf16");
+    has_bf16_instruction = false;
+    body();
+    has_bf16_instruction = true;
   }
   hwy::SetSupportedTargetsForTest(0);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "model/kernels/cpu/attention_plan.h"
+#include "model/kernels/cpu/bf16_instruction.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/kernels/cpu/attention_bf16.cpp"
@@ -130,9 +131,9 @@ void stream_item_dot(const StreamChunk<Bf16>& chunk, const WorkItem& item) {
 }
 
 DotKernels dot_kernels_of_target() {
-  return __builtin_cpu_supports("avx512bf16")
+  return has_bf16_instruction
              ? DotKernels{forward_item_dot, backward_item_dot, stream_item_dot}
-                                              : DotKernels{};
+             : DotKernels{};
 }
 
 }  // namespace basin::kernels::HWY_NAMESPACE

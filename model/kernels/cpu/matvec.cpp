@@ -127,7 +127,7 @@ HWY_INLINE void dot_rows(
 
 bool has_dot_products(const WeightMatrix& w) {
 #if HWY_TARGET == HWY_AVX3
-  return w.type == WeightType::kBf16 && kHasBf16Instruction;
+  return w.type == WeightType::kBf16 && has_bf16_instruction;
 #else
   return static_cast<void>(w), false;
 #endif

@@ -12,16 +12,12 @@
 #include <utility>
 
 #include "hwy/highway.h"
+#include "model/kernels/cpu/bf16_instruction.h"
 #include "model/kernels/kernels.h"
 
 #ifndef BASIN_INLINE_BODY
 // Loop bodies are lambdas that are called from several places and must still be inlined.
 #define BASIN_INLINE_BODY HWY_ATTR __attribute__((always_inline))
-namespace basin::kernels {
-// vcvtneps2bf16, for which this version of Highway has no target. Asked at each store, where the
-// test hides behind the vector work.
-inline const bool kHasBf16Instruction = __builtin_cpu_supports("avx512bf16");
-}  // namespace basin::kernels
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -48,7 +44,7 @@ HWY_INLINE Vector constant(float value) {
 HWY_INLINE hn::Vec<hn::Rebind<uint16_t, Lanes32>> to_bf16(Vector v) {
   const hn::Rebind<uint16_t, Lanes32> d16;
 #if HWY_TARGET == HWY_AVX3
-  if (kHasBf16Instruction) {
+  if (has_bf16_instruction) {  // at each store, where the test hides behind the vector work
     __m256i rounded;
     asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v.raw));
     return hn::Vec<decltype(d16)>{rounded};

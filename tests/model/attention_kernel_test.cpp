@@ -1,8 +1,8 @@
 // The attention kernels against a naive fp64 softmax with an extra sink column, differentiated by
 // autograd; on every instruction set of this machine.
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 #include <omp.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -13,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "model/kernels/cpu/attention_plan.h"
 #include "model/kernels/kernels.h"
+#include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {
 namespace {
@@ -127,25 +129,6 @@ Result run_kernel(const Case& c, const Data& x) {
   return r;
 }
 
-/// While alive, only the given Highway target (and what it needs) is dispatched to.
-class OnlyTarget {
- public:
-  explicit OnlyTarget(int64_t target) {
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-  ~OnlyTarget() {
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-std::vector<int64_t> targets() {
-  std::vector<int64_t> found;
-  for (int64_t target : {HWY_SSE4, HWY_AVX2, HWY_AVX3})
-    if (hwy::SupportedTargets() & target) found.push_back(target);
-  return found;
-}
-
 // `floor`: share of the largest gradient of all that a part's errors are measured against when its
 // own gradient is smaller.
 template <class Float>
@@ -161,8 +144,7 @@ void expect_matches_naive(const Case& c, at::ScalarType type, double tolerance, 
     return t.split_with_sizes({s.H * s.K, s.G * s.K, s.G * s.K}, 2);
   };
   const std::vector<at::Tensor> expected = split(gradients[0]);
-  for (int64_t target : targets()) {
-    OnlyTarget only(target);
+  for_each_instruction_set([&] {
     SCOPED_TRACE(name(c) + " on " + instruction_set());
     const Result r = run_kernel<Float>(c, x);
     EXPECT_LT(relative(r.out, out.detach()), tolerance);
@@ -175,7 +157,7 @@ void expect_matches_naive(const Case& c, at::ScalarType type, double tolerance, 
     if (c.sink) {
       EXPECT_LT(relative(r.dsink_logit, gradients[1]), tolerance);
     }
-  }
+  });
 }
 
 TEST(AttentionKernel, FloatMatchesNaiveSoftmax) {
@@ -266,9 +248,37 @@ TEST(AttentionKernel, ThreadCountChangesOnlyRounding) {
 }
 
 TEST(AttentionKernel, NamesItsInstructionSet) {
-  EXPECT_FALSE(std::string(instruction_set()).empty());
-  OnlyTarget only(HWY_SSE4);
-  EXPECT_STREQ(instruction_set(), "SSE4");
+  std::vector<std::string> names;
+  for_each_instruction_set([&] { names.push_back(instruction_set()); });
+  EXPECT_THAT(names, testing::Contains("SSE4"));
+  EXPECT_THAT(names, testing::Contains(instruction_set()));
+  if (std::string(instruction_set()) == "AVX3+BF16") {
+    EXPECT_THAT(names, testing::Contains("AVX3"));
+  }
+}
+
+// More parts than leave threads busy pack keys for nothing, and their sums take memory.
+TEST(AttentionKernel, ItemsAreSplitOnlyForIdleThreads) {
+  for (const int64_t items : {1, 2, 3, 5, 12, 24, 96, 100})
+    for (const int64_t most : {1, 4, 16, 64})
+      for (const int64_t threads : {1, 2, 3, 14, 20, 24, 64, 128}) {
+        SCOPED_TRACE(testing::Message() << items << " items, " << threads << " threads");
+        const auto busy = [&](int64_t parts) {
+          const int64_t rounds = (items * parts + threads - 1) / threads;
+          return static_cast<double>(items * parts) / static_cast<double>(rounds * threads);
+        };
+        const int64_t parts = parts_per_item(items, most, threads);
+        EXPECT_GE(parts, 1);
+        EXPECT_LE(parts, most);
+        for (int64_t fewer = 1; fewer < parts; ++fewer)
+          EXPECT_LT(busy(fewer), std::min(0.875, busy(parts)));
+        if (busy(parts) < 0.875) {
+          for (int64_t more = parts; more <= most; ++more) EXPECT_LE(busy(more), busy(parts));
+        }
+      }
+  EXPECT_EQ(parts_per_item(96, 16, 14), 1);
+  EXPECT_EQ(parts_per_item(96, 16, 64), 2);
+  EXPECT_EQ(parts_per_item(1, 16, 2), 2);
 }
 
 }  // namespace

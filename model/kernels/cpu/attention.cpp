@@ -87,11 +87,9 @@ float* scratch(Buffer which, int64_t floats) {
 
 namespace {
 
-/// Parts of an item: one, unless there are too few items for the threads. Depends on shape and
-/// thread count only, so reductions keep their order.
-int64_t parts_per_item(const AttentionShape& s) {
-  const int64_t threads = omp_get_max_threads(), items = s.B * s.G;
-  return items % threads == 0 || items >= 8 * threads ? 1 : threads;
+int64_t parts_of(const AttentionShape& s) {
+  constexpr int64_t kTokens = 64;  // of a part at least: a tile of keys
+  return parts_per_item(s.B * s.G, (s.T + kTokens - 1) / kTokens, omp_get_max_threads());
 }
 
 template <class Call, class Item>
@@ -163,7 +161,7 @@ void attention_forward(const AttentionShape& shape,
   run_items(shape,
             ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse},
             pick_forward(qkv),
-            parts_per_item(shape));
+            parts_of(shape));
 }
 
 template <class Float>
@@ -177,7 +175,7 @@ void attention_backward(const AttentionShape& shape,
                         const Float* dout,
                         Float* dqkv,
                         float* dsink_logit) {
-  const int64_t parts = parts_per_item(shape);
+  const int64_t parts = parts_of(shape);
   float* dq_parts = parts > 1 ? scratch(Buffer::kQueryGradientParts,
                                         parts * shape.B * shape.T * shape.H * shape.K)
                               : nullptr;
@@ -203,7 +201,7 @@ void attention_stream(const StreamChunk<Float>& chunk) {
   const int64_t skip = std::clamp<int64_t>(chunk.sinks - chunk.position, 0, chunk.T);
   for (int64_t g = 0; g < chunk.G; ++g) store_new(chunk, g, 0, skip);
   const AttentionShape shape{1, chunk.T, chunk.H, chunk.G, chunk.K, chunk.rotary};
-  run_items(shape, chunk, pick_stream(chunk.qkv), parts_per_item(shape));
+  run_items(shape, chunk, pick_stream(chunk.qkv), parts_of(shape));
 #pragma omp parallel for
   for (int64_t g = 0; g < chunk.G; ++g)
     store_new(chunk, g, std::max(skip, chunk.T - (chunk.recent + 1)), chunk.T);

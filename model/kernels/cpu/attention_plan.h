@@ -43,6 +43,20 @@ struct WorkItem {
   int64_t b, g, part, parts;
 };
 
+/// Into how many parts each of `items` equal items is split for `threads` threads: as few as leave
+/// less than an eighth of the threads' time idle, else those that leave the least; `most` at most.
+/// Every part packs the item's keys again, so more cost more. Reductions keep their order for a
+/// shape and a thread count.
+inline int64_t parts_per_item(int64_t items, int64_t most, int64_t threads) {
+  int64_t best = 1, best_rounds = (items + threads - 1) / threads;  // of all threads at once
+  for (int64_t parts = 1; parts <= most; ++parts) {
+    const int64_t rounds = (items * parts + threads - 1) / threads;
+    if (8 * items * parts >= 7 * rounds * threads) return parts;
+    if (parts * best_rounds > best * rounds) best = parts, best_rounds = rounds;
+  }
+  return best;
+}
+
 template <class Float>
 using StreamItem = void (*)(const StreamChunk<Float>&, const WorkItem&);
 template <class Float>

@@ -50,8 +50,8 @@ class KvCache {
   };
   Slots next_slots() const;
   /// Memory of one layer, (G, slots(), K) in the model's dtype, for kernels.
-  void* keys(int64_t layer) const { return keys_.select(0, layer).data_ptr(); }
-  void* values(int64_t layer) const { return values_.select(0, layer).data_ptr(); }
+  void* keys(int64_t layer) const { return layer_memory(keys_, layer); }
+  void* values(int64_t layer) const { return layer_memory(values_, layer); }
   int64_t slots() const { return shape_.sinks + ring_size_; }
   /// What the rotation of the next token's query and key takes as its position in the ring.
   int64_t rotary_position() const { return position_ + origin_; }
@@ -72,6 +72,11 @@ class KvCache {
   std::vector<int64_t> contents() const;
 
  private:
+  // Without a view of the layer, which would be allocated.
+  static void* layer_memory(const at::Tensor& all, int64_t layer) {
+    return static_cast<char*>(all.mutable_data_ptr()) +
+           layer * all.stride(0) * static_cast<int64_t>(all.element_size());
+  }
   // Queries [begin, end) of a chunk against `keys` band entries from `first` on; both count from
   // the start of the chunk and of the band.
   struct Block {

@@ -50,9 +50,9 @@ const float* CudaDecoder::keep(const at::Tensor& x) {
   return owned_.emplace_back(x.detach().to(at::kFloat).contiguous()).const_data_ptr<float>();
 }
 
-kernels::WeightMatrix CudaDecoder::matrix(const at::Tensor& weight,
-                                          const at::Tensor& bias,
-                                          DecodeWeights format) {
+kernels::WeightMatrix CudaDecoder::matrix(const std::string& name, DecodeWeights format) {
+  const at::Tensor weight = model_.parameter(name + ".weight"),
+                   bias = model_.parameter(name + ".bias");
   kernels::WeightMatrix w{.type = type_of(weight),
                           .rows = weight.size(0),
                           .columns = weight.size(1),
@@ -60,7 +60,7 @@ kernels::WeightMatrix CudaDecoder::matrix(const at::Tensor& weight,
                           .bias = keep(bias)};
   weight_bytes_ += static_cast<int64_t>(weight.nbytes());
   if (format == DecodeWeights::kModel) return w;
-  const Q8Weights q8 = quantize_q8(weight.detach());
+  const Q8Weights q8 = quantize_q8(weight.detach(), name);
   weight_bytes_ += static_cast<int64_t>(q8.values.nbytes() + q8.scales.nbytes() - weight.nbytes());
   w.type = kernels::WeightType::kQ8;
   w.data = owned_.emplace_back(q8.values.to(model_.device())).const_data_ptr();
@@ -125,7 +125,7 @@ void CudaDecoder::make_products(DecodeWeights weights) {
   const auto take = [&](const std::string& name) { return model_.parameter(name); };
   const auto product = [&](const std::string& name, const at::Tensor& x, const at::Tensor& y) {
     return kernels::DecodeProduct{
-        .w = matrix(take(name + ".weight"), take(name + ".bias"), weights),
+        .w = matrix(name, weights),
         .x = x.const_data_ptr<float>(),
         .y = y.mutable_data_ptr<float>()};
   };
@@ -154,7 +154,7 @@ void CudaDecoder::make_products(DecodeWeights weights) {
   embedding_.type = type_of(table);
   embedding_.table = table.const_data_ptr();
   embedding_.D = c.hidden_size;
-  head_ = {.w = matrix(c.tie_word_embeddings ? table : take("head.weight"), {}, weights),
+  head_ = {.w = matrix(c.tie_word_embeddings ? "embedding" : "head", weights),
            .x = h_.const_data_ptr<float>(),
            .y = logits_.mutable_data_ptr<float>(),
            .norm = norm(take("final_norm.weight"), take("final_norm.bias"))};

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -51,9 +52,7 @@ class CudaDecoder {
   };
   enum class End { kLogits, kGreedy };
 
-  kernels::WeightMatrix matrix(const at::Tensor& weight,
-                               const at::Tensor& bias,
-                               DecodeWeights format);
+  kernels::WeightMatrix matrix(const std::string& name, DecodeWeights format);
   kernels::DecodeNorm norm(const at::Tensor& weight, const at::Tensor& bias);
   void make_room();
   void make_products(DecodeWeights weights);

@@ -47,7 +47,7 @@ void meet() {
 
 }  // namespace
 
-Q8Weights quantize_q8(const at::Tensor& weight) {
+Q8Weights quantize_q8(const at::Tensor& weight, const std::string& name) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   if (columns % kernels::kQ8Block != 0)
     throw std::invalid_argument(
@@ -55,11 +55,20 @@ Q8Weights quantize_q8(const at::Tensor& weight) {
                     "{}: use float32 or bfloat16",
                     kernels::kQ8Block,
                     columns));
+  constexpr double kMost = 127.0 * 65504;  // fp16's largest
+  const at::Tensor wide = to_float(weight.cpu());
+  if (const auto largest = wide.abs().max().item<double>(); !(largest <= kMost))
+    throw std::runtime_error(
+        fmt::format("{}.weight holds a value of {}, which 8-bit weights cannot express ({:.3g} at "
+                    "most): if the weights are not damaged, use float32 or bfloat16",
+                    name,
+                    largest,
+                    kMost));
   Q8Weights q8{
       at::empty({rows, columns}, at::kChar),
       at::zeros({rows * columns / kernels::kQ8Block + kernels::kQ8ScalePadding}, at::kShort)};
   kernels::quantize_q8(rows * columns,
-                       data(to_float(weight.cpu())),
+                       data(wide),
                        q8.values.mutable_data_ptr<int8_t>(),
                        static_cast<uint16_t*>(q8.scales.mutable_data_ptr()));
   return q8;
@@ -74,7 +83,7 @@ void round_to_q8(Transformer& model) {
   for (const Parameter& p : model.parameters()) {
     const bool only_looked_up = p.name == "embedding.weight" && !model.config().tie_word_embeddings;
     if (p.tensor.dim() != 2 || only_looked_up) continue;
-    const Q8Weights q8 = quantize_q8(p.tensor);
+    const Q8Weights q8 = quantize_q8(p.tensor, p.name.substr(0, p.name.rfind('.')));
     const int64_t blocks = p.tensor.numel() / kernels::kQ8Block;
     at::Tensor in_blocks = p.tensor.view({blocks, kernels::kQ8Block});
     in_blocks.copy_(q8.values.view_as(in_blocks).to(at::kFloat) *
@@ -89,9 +98,7 @@ Decoder::Decoder(const Transformer& model, DecodeWeights weights)
   const auto norm = [&](const std::string& name) {
     return Norm{to_float(take(name + ".weight")), to_float(take(name + ".bias"))};
   };
-  const auto linear = [&](const std::string& name) {
-    return matrix(take(name + ".weight"), take(name + ".bias"), weights);
-  };
+  const auto linear = [&](const std::string& name) { return matrix(name, weights); };
   embedding_ = take("embedding.weight");
   for (int64_t l = 0; l < model.config().num_hidden_layers; ++l) {
     const std::string at = fmt::format("layers.{}.", l);
@@ -104,13 +111,12 @@ Decoder::Decoder(const Transformer& model, DecodeWeights weights)
                        to_float(model.sink_logit(l))});
   }
   final_norm_ = norm("final_norm");
-  head_ =
-      matrix(model.config().tie_word_embeddings ? embedding_ : take("head.weight"), {}, weights);
+  head_ = matrix(model.config().tie_word_embeddings ? "embedding" : "head", weights);
 }
 
-kernels::WeightMatrix Decoder::matrix(const at::Tensor& weight,
-                                      const at::Tensor& bias,
-                                      DecodeWeights format) {
+kernels::WeightMatrix Decoder::matrix(const std::string& name, DecodeWeights format) {
+  const at::Tensor weight = model_.parameter(name + ".weight"),
+                   bias = model_.parameter(name + ".bias");
   kernels::WeightMatrix w;
   w.rows = weight.size(0);
   w.columns = weight.size(1);
@@ -125,7 +131,7 @@ kernels::WeightMatrix Decoder::matrix(const at::Tensor& weight,
     w.data = weight.const_data_ptr();
     return w;
   }
-  const Q8Weights q8 = quantize_q8(weight);
+  const Q8Weights q8 = quantize_q8(weight, name);
   w.scales = static_cast<const uint16_t*>(own(q8.scales));
   w.data = own(q8.values);
   w.type = kernels::WeightType::kQ8;

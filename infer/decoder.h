@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "infer/kv_cache.h"
@@ -21,11 +22,12 @@ enum class DecodeWeights { kModel, kQ8 };
 
 /// A matrix (rows, columns) in 8 bits, on the CPU, as kernels::WeightMatrix wants it: int8 values,
 /// and fp16 bits of the scales with padding behind them. Throws std::invalid_argument unless
-/// columns come in whole blocks.
+/// columns come in whole blocks, and std::runtime_error, with the matrix' `name`, for weights that
+/// are not finite or too large for an fp16 scale.
 struct Q8Weights {
   at::Tensor values, scales;
 };
-Q8Weights quantize_q8(const at::Tensor& weight);
+Q8Weights quantize_q8(const at::Tensor& weight, const std::string& name);
 
 /// Rounds the matrices that DecodeWeights::kQ8 keeps in 8 bits to those 8 bits, in the model itself
 /// (a bf16 model rounds them once more): prompts, which go through the model, then see the weights
@@ -64,9 +66,7 @@ class Decoder {
           *scratch = nullptr;
   };
 
-  kernels::WeightMatrix matrix(const at::Tensor& weight,
-                               const at::Tensor& bias,
-                               DecodeWeights format);
+  kernels::WeightMatrix matrix(const std::string& name, DecodeWeights format);
   void make_room(int64_t streams);
   const float* place_alibi(int64_t stream, const KvCache& cache);
   void run(const Worker& worker, std::span<const int64_t> ids, std::span<KvCache* const> caches);

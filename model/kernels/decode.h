@@ -32,7 +32,7 @@ void matvec(
     const WeightMatrix& w, int64_t begin, int64_t end, int64_t count, const float* x, float* y);
 
 /// w (n) -> values and scales of its n / kQ8Block blocks: scale = max |w| / 127 as fp16, value =
-/// round(w / scale).
+/// round(w / scale). Of finite weights only.
 void quantize_q8(int64_t n, const float* w, int8_t* values, uint16_t* scales);
 
 /// y = silu(gate) * up, n elements each.

@@ -5,12 +5,16 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
 #include "tests/infer/tiny_model.h"
+#include "tests/support/counted_new.h"
 
 namespace basin {
 namespace {
@@ -159,6 +163,37 @@ TEST(Decoder, GivesTheSameBitsOnAnyNumberOfThreads) {
   };
   EXPECT_TRUE(at::equal(run(1), run(2)));
   EXPECT_TRUE(at::equal(run(1), run(3)));
+}
+
+// A step allocates nothing: neither views of the cache nor anything else.
+TEST(Decoder, AsksForNoMemory) {
+  ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken, 2);
+  config.intermediate_size = 64;
+  const Transformer model = random_model(config, at::kFloat);
+  const c10::NoGradGuard no_grad;
+  for (const DecodeWeights weights : {DecodeWeights::kModel, DecodeWeights::kQ8}) {
+    Decoder decoder(model, weights);
+    KvCache a(model, {1, 9}), b(model, {1, 9});
+    KvCache* caches[] = {&a, &b};
+    const int64_t ids[] = {7, 8};
+    decoder.step(ids, caches);
+    const int64_t before = counted_news.load();
+    for (int i = 0; i < 20; ++i) decoder.step(ids, caches);
+    EXPECT_EQ(counted_news.load() - before, 0);
+  }
+}
+
+TEST(Decoder, RefusesWeightsThatEightBitsCannotExpress) {
+  ModelConfig config = tiny_config(ModelType::kLlama, SinkKind::kToken);
+  config.intermediate_size = 64;
+  for (const float bad : {NAN, INFINITY, 1e7f}) {
+    Transformer model = random_model(config, at::kFloat);
+    model.parameter("layers.1.down.weight")[3][5] = bad;
+    const auto is_named = testing::ThrowsMessage<std::runtime_error>(
+        testing::HasSubstr("layers.1.down.weight holds a value of "));
+    EXPECT_THAT([&] { Decoder(model, DecodeWeights::kQ8); }, is_named);
+    EXPECT_THAT([&] { round_to_q8(model); }, is_named);
+  }
 }
 
 TEST(Decoder, EightBitWeightsAreTheRoundedOnes) {

@@ -106,6 +106,29 @@ TEST(MatvecQ8, MultipliesTheRoundedWeights) {
   });
 }
 
+TEST(MatvecQ8, ActivationsThatAreNotFiniteShow) {
+  for_each_instruction_set([] {
+    constexpr int64_t kColumns = 96;
+    const auto w = random_array<float>(kColumns, 1);
+    std::vector<int8_t> values(w.size());
+    std::vector<uint16_t> scales(w.size() / kQ8Block + kQ8ScalePadding);
+    quantize_q8(kColumns, w.data(), values.data(), scales.data());
+    for (const float bad : {NAN, INFINITY, -INFINITY})
+      for (size_t at = 0; at < w.size(); ++at) {
+        auto x = random_array<float>(kColumns, 2);
+        x[at] = bad;
+        float y = 0;
+        matvec({WeightType::kQ8, 1, kColumns, values.data(), scales.data(), nullptr},
+               0,
+               1,
+               1,
+               x.data(),
+               &y);
+        EXPECT_FALSE(std::isfinite(y)) << bad << " at " << at;
+      }
+  });
+}
+
 // One head in fp64. Keys in the cache are as the kernel finds them: rotated; the new one is not.
 struct StreamCase {
   int64_t H, G, K, rotary, sinks, ring, slot;

@@ -52,16 +52,19 @@ HWY_INLINE Vector pair_products(int32_t a, int32_t b) {
 #endif
 
 // Activations for 8-bit weights: 16 bits with a scale for each block, so that what they lose is far
-// below what the weights have lost already.
+// below what the weights have lost already. What is not finite makes its block's scale NaN.
 inline void quantize_activations(int64_t n, const float* x, int16_t* values, float* scales) {
   const hn::Rebind<int16_t, Lanes32> half;
   for (int64_t block = 0; block < n / kQ8Block; ++block) {
     const float* at = x + block * kQ8Block;
-    Vector largest = constant(0);
-    for (int64_t i = 0; i < kQ8Block; i += kLanes)
-      largest = hn::Max(largest, hn::Abs(load(at + i, Whole())));
+    Vector largest = constant(0), poison = constant(0);  // the maximum may lose a NaN
+    for (int64_t i = 0; i < kQ8Block; i += kLanes) {
+      const Vector value = load(at + i, Whole());
+      largest = hn::Max(largest, hn::Abs(value));
+      poison = hn::MulAdd(value, constant(0), poison);
+    }
     const float top = hn::GetLane(hn::MaxOfLanes(Lanes32(), largest));
-    scales[block] = top / 32767.0f;
+    scales[block] = top / 32767.0f + hn::GetLane(hn::SumOfLanes(Lanes32(), poison));
     const Vector inverse = constant(top == 0 ? 0 : 32767.0f / top);
     for (int64_t i = 0; i < kQ8Block; i += kLanes)
       hn::StoreU(hn::DemoteTo(half, hn::NearestInt(hn::Mul(load(at + i, Whole()), inverse))),

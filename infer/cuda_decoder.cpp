@@ -24,8 +24,11 @@ kernels::WeightType type_of(const at::Tensor& x) {
 }  // namespace
 
 bool CudaDecoder::supports(const Transformer& model) {
-  return model.device().is_cuda() && cuda_plugin() != nullptr && !model.config().uses_alibi() &&
-         (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16);
+  const ModelConfig& c = model.config();
+  return model.device().is_cuda() && cuda_plugin() != nullptr && !c.uses_alibi() &&
+         (model.dtype() == at::kFloat || model.dtype() == at::kBFloat16) &&
+         c.head_size() <= kernels::kMostDecodeHeadSize &&
+         c.hidden_size <= cuda_plugin()->decode.most_norm_columns();
 }
 
 CudaDecoder::CudaDecoder(const Transformer& model,

@@ -31,7 +31,7 @@ class CudaDecoder {
               DecodeWeights weights = DecodeWeights::kModel,
               const kernels::DecodeKernels* kernels = nullptr);
 
-  /// False for ALiBi too, which its attention does not know.
+  /// False for ALiBi too, and for heads and norms that its kernels have no room for.
   static bool supports(const Transformer& model);
 
   /// ids[n] is the next token of stream n, whose cache advances by it. Logits fp32 (N, V) on the

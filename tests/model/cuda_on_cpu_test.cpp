@@ -2,7 +2,9 @@
 // and may leave early; what hangs on a GPU ends the program.
 #include <gtest/gtest.h>
 
+#include "model/kernels/cuda/decode.h"
 #include "model/kernels/cuda/launch.cuh"
+#include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {
 namespace {
@@ -39,6 +41,26 @@ TEST(CudaOnCpuTest, WarpsExchangeValuesAndThreadsLeaveEarly) {
     for (int i = 0; i < kWarp; ++i)
       EXPECT_EQ(sums[warp * kWarp + i], warp < 3 ? want : -1) << warp << ", " << i;
   }
+}
+
+// Rows that an H100 keeps in shared memory and a GeForce card cannot.
+TEST(CudaOnCpuTest, KernelsGoByTheSharedMemoryThatThereIs) {
+  constexpr int64_t kV = 60000;
+  const auto logits = random_array<Bf16>(kV, 1);
+  const std::vector<int64_t> targets = {kV / 3};
+  const auto run = [&] {
+    std::vector<Bf16> gradient = logits;
+    std::vector<float> nll(1);
+    cross_entropy_in_place<Bf16>(1, kV, gradient.data(), targets.data(), 1, nll.data());
+    return nll[0];
+  };
+  const int64_t before = emulated_shared_memory, columns = decode_most_norm_columns();
+  const float kept = run();
+  emulated_shared_memory = 98 * 1024;
+  EXPECT_NEAR(run(), kept, 1e-4);
+  EXPECT_EQ(decode_most_norm_columns(), 8360);
+  emulated_shared_memory = before;
+  EXPECT_EQ(columns, 19284);
 }
 
 void shuffle_alone(float* value) {

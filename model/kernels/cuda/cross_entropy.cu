@@ -2,6 +2,7 @@
 // kept in shared memory: one read, one write. Longer ones are read once for maximum and sum
 // together, and once more for the gradient. Targets cannot be checked
 // here without waiting for the device: one outside the vocabulary makes its loss and its row NaN.
+#include <algorithm>
 #include <limits>
 
 #include "model/kernels/cuda/packs.cuh"
@@ -111,9 +112,9 @@ void cross_entropy_in_place(
     int64_t rows, int64_t V, Float* logits, const int64_t* targets, float scale, float* nll) {
   with_width<Float>(packable<Float>(V, logits), [&](auto width) {
     const dim3 threads(row_threads(V, width));
-    constexpr int64_t kMost = 160 * 1024;  // what a block of every GPU since the A100 can have
+    constexpr int64_t kMost = 160 * 1024;  // beyond that too few blocks run at once
     const int64_t bytes = V * static_cast<int64_t>(sizeof(Float));
-    const bool keeps = bytes <= kMost;
+    const bool keeps = bytes <= std::min(kMost, most_shared_memory());
     const auto kernel =
         keeps ? &cross_entropy_kept<width(), Float> : &cross_entropy_row<width(), Float>;
     const int shared = keeps ? static_cast<int>(bytes) : 0;

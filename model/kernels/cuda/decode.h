@@ -79,14 +79,19 @@ struct DecodeProduct {
 };
 
 /// One launch for every eight streams (fewer where a norm's columns fill shared memory). Columns
-/// that are no multiple of 16 bytes work, slowly. Throws std::invalid_argument for rows beyond
-/// shared memory (over 13000 columns with a norm) and for Q8 of other columns than blocks of 32.
+/// that are no multiple of 16 bytes work, slowly. Throws std::invalid_argument for a norm over more
+/// than decode_most_norm_columns and for Q8 of other columns than blocks of 32.
 void decode_product(int64_t streams, const DecodeProduct& product);
 /// Two products side by side in one launch. Weights of the same type.
 void decode_products(int64_t streams, const DecodeProduct& a, const DecodeProduct& b);
 
+/// What the current device's shared memory allows: 19284 on an H100, 8360 on GeForce cards.
+int64_t decode_most_norm_columns();
+
+constexpr int64_t kMostDecodeHeadSize = 256;
+
 struct DecodeAttention {
-  int64_t H = 0, G = 0, K = 0;          // query heads, key/value heads, head size up to 256
+  int64_t H = 0, G = 0, K = 0;          // query heads, key/value heads, head size
   int64_t rotary = 0;                   // rotated dimensions of a head, even, 0: none
   int64_t most_slots = 0;               // of any stream's cache
   WeightType cache = WeightType::kF32;  // or kBf16

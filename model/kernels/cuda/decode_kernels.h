@@ -9,6 +9,7 @@ struct DecodeKernels {
   decltype(&decode_begin) begin;
   decltype(&decode_product) product;
   decltype(&decode_products) products;
+  decltype(&decode_most_norm_columns) most_norm_columns;
   decltype(&decode_attention) attention;
   decltype(&decode_attention_scratch) attention_scratch;
   decltype(&decode_greedy) greedy;
@@ -20,6 +21,7 @@ inline DecodeKernels linked_decode_kernels() {
   return {&decode_begin,
           &decode_product,
           &decode_products,
+          &decode_most_norm_columns,
           &decode_attention,
           &decode_attention_scratch,
           &decode_greedy,

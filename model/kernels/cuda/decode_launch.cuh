@@ -16,12 +16,6 @@
 namespace basin::kernels {
 
 #ifdef __CUDACC__
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
 inline int multiprocessors() {
   return device_attribute(cudaDevAttrMultiProcessorCount);
 }

@@ -203,6 +203,11 @@ bool fits(const DecodeLayers& l) {
 bool takes_decode_layers(const DecodeLayers& l) {
   if (!fits(l) || device_attribute(cudaDevAttrComputeCapabilityMajor) < 9) return false;
   const Kernel kernel = kernel_for(l.D);
+  cudaFuncAttributes own{};  // its static shared memory counts, too
+  check(cudaFuncGetAttributes(&own, kernel));
+  if (kept_bytes(l) + static_cast<int64_t>(own.sharedSizeBytes) >
+      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))
+    return false;
   allow_shared_memory(kernel, kept_bytes(l));
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(l.H * kBlocks));
@@ -214,8 +219,10 @@ bool takes_decode_layers(const DecodeLayers& l) {
   config.attrs = &cluster;
   config.numAttrs = 1;
   int clusters = 0;  // that run at once: all must, since they wait for each other
-  return cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess &&
-         clusters >= l.H;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess)
+    return clusters >= l.H;
+  static_cast<void>(cudaGetLastError());  // else the next launch would be blamed for it
+  return false;
 }
 
 int64_t decode_layers_scratch(const DecodeLayers& l) {

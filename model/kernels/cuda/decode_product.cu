@@ -244,13 +244,14 @@ Kernel kernel_for(WeightType type, int vectors) {
 }
 
 // Vectors that meet the weights in one launch, a power of two: `left` if they fit. Two blocks of
-// an H100 have kGood bytes each; kMost is what a block of every GPU since the A100 can have.
+// an H100 have kGood bytes each.
 int vectors_of_launch(const DecodeProduct& p, int64_t left) {
-  constexpr int64_t kGood = 100 * 1024, kMost = 160 * 1024;
+  constexpr int64_t kGood = 100 * 1024;
+  const int64_t most = most_shared_memory(), good = std::min(kGood, most);
   int vectors = 1;
-  while (vectors < kMostVectors && vectors < left && shared_bytes(p, 2 * vectors) <= kGood)
+  while (vectors < kMostVectors && vectors < left && shared_bytes(p, 2 * vectors) <= good)
     vectors *= 2;
-  if (shared_bytes(p, vectors) > kMost)
+  if (p.norm.weight && p.w.columns > decode_most_norm_columns())
     throw std::invalid_argument("decoding on a GPU: a norm over " + std::to_string(p.w.columns) +
                                 " columns does not fit into shared memory");
   return vectors;
@@ -287,6 +288,10 @@ void launch_products(int64_t streams, const DecodeProduct& a, const DecodeProduc
 }
 
 }  // namespace
+
+int64_t decode_most_norm_columns() {
+  return most_shared_memory() / (3 * static_cast<int64_t>(sizeof(float))) / 4 * 4;
+}
 
 void decode_product(int64_t streams, const DecodeProduct& product) {
   check_product(product);

@@ -24,6 +24,19 @@ namespace basin::kernels {
 constexpr int kWarp = 32;
 
 #ifdef __CUDACC__
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+/// Dynamic shared memory that a block can have beside a kernel's few static arrays, bytes: 226 KiB
+/// on an H100, 98 on GeForce cards.
+inline int64_t most_shared_memory() {
+  constexpr int kStatic = 1024;
+  return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kStatic;
+}
+
 /// Lets the kernel have that much dynamic shared memory. 48 KiB go unasked, of which its static
 /// arrays take some.
 template <class Kernel>

@@ -9,6 +9,10 @@ void BlockOnCpu::run(dim3 grid, dim3 block, int shared_bytes, const std::functio
   block_size = block;
   body_ = &body;
   shared.assign(static_cast<size_t>(shared_bytes) + 16, 0xFF);  // NaN: nobody may count on zeros
+  if (shared_bytes > emulated_shared_memory) {
+    std::fprintf(stderr, "CUDA on the CPU: no block has %d bytes of shared memory\n", shared_bytes);
+    std::abort();
+  }
   const size_t threads = size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > 1024 || grid.y > 65535 || grid.z > 65535) {
     std::fprintf(

@@ -175,6 +175,12 @@ class Scratch {
   std::vector<Line> data_;
 };
 
+/// Dynamic shared memory that a block can have, bytes: an H100's. More ends the program.
+inline int64_t emulated_shared_memory = 226 * 1024;  // tests play smaller GPUs
+inline int64_t most_shared_memory() {
+  return emulated_shared_memory;
+}
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...),
             dim3 grid,

@@ -29,6 +29,18 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
   at::globalContext().lazyInitDevice(
       at::kCUDA);  // else the first tensor would, and nothing before it could ask
   c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
+  constexpr int kLeast = 80;  // that the kernels are built for
+  if (const int has = cuda_plugin() ? cuda_plugin()->compute_capability() : kLeast; has < kLeast) {
+    const std::string old = fmt::format(
+        "{} has compute capability {}.{}, and the CUDA kernels need 8.0 (A100, RTX 30) or newer",
+        cuda_plugin()->device_name(),
+        has / 10,
+        has % 10);
+    if (kind == DeviceKind::kCuda)
+      throw std::runtime_error(fmt::format("{} is cuda, but {}: use cpu", asked_by, old));
+    spdlog::warn("{} auto takes the cpu: {}", asked_by, old);
+    return at::kCPU;
+  }
   if (const std::string obstacle = cuda_kernels_obstacle(); !obstacle.empty())
     spdlog::warn("models run on LibTorch's plain ops, several times slower: {}", obstacle);
   return device;
@@ -47,8 +59,8 @@ void use_deterministic_algorithms() {
 }
 
 // NVIDIA's data sheets: dense bf16 tensor cores, SXM modules.
-double datasheet_flops(at::Device device) {
-  if (!device.is_cuda() || cuda_plugin() == nullptr) return 0;
+double datasheet_flops(at::Device device, at::ScalarType type) {
+  if (!device.is_cuda() || cuda_plugin() == nullptr || type != at::kBFloat16) return 0;
   const std::string name = cuda_plugin()->device_name();
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
   if (has("PCIe") || has("NVL")) return 0;  // slower, each in its own way

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
 
 #include <cstdint>
 #include <string>
@@ -25,9 +26,9 @@ int64_t cuda_devices();
 /// LibTorch's operations give the same bits each time from here on, or throw. Before choose_device.
 void use_deterministic_algorithms();
 
-/// Bf16 FLOP/s without sparsity that the data sheet of the GPU promises; 0 where it is not known, as
-/// for CPUs.
-double datasheet_flops(at::Device device);
+/// FLOP/s without sparsity that the data sheet of the GPU promises for products of `type`; 0 where
+/// that is not known, as for CPUs and for fp32, which may or may not go to tensor cores.
+double datasheet_flops(at::Device device, at::ScalarType type);
 
 /// Waits for what the device still has to do; nothing for a CPU.
 void synchronize(at::Device device);

@@ -106,7 +106,9 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
     row["gemm_flops_per_second"] = peak;
     row["mfu_of_gemm"] = flops / peak;
   }
-  const double datasheet = options.peak_flops > 0 ? options.peak_flops : datasheet_flops(device);
+  const double datasheet = options.peak_flops > 0
+                               ? options.peak_flops
+                               : datasheet_flops(device, dtype_of(config.train.precision));
   if (datasheet > 0) row["mfu"] = flops / datasheet;
   row["first_loss"] = losses.front();
   row["losses"] = losses;

@@ -51,7 +51,7 @@ void print_summary(const RunConfig& config, const Plan& plan, const std::string&
   spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} x {} thread{}{}",
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
                format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
-               datasheet_flops(device) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for this {}", c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
+               datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
   spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
 }
 

@@ -26,7 +26,7 @@ void RunLog::write(MetricsRow row, double eta_s) {
   const int64_t T = config_.data.sequence_length;
   row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) /
                           (seconds_ + stalled_s_);
-  if (const double peak = datasheet_flops(device_) * static_cast<double>(comm_.size()); peak > 0)
+  if (const double peak = datasheet_flops(device_, dtype_of(config_.train.precision)) * static_cast<double>(comm_.size()); peak > 0)
     row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
   add_ranks(row);
   seconds_ = waited_s_ = stalled_s_ = 0;

@@ -65,6 +65,10 @@ void Generator::feed(std::span<const int32_t> tokens) {
 }
 
 int64_t Generator::next() {
+  if (pending_ >= 0 && cuda_decoder_ && sampler_.is_greedy()) {  // the logits stay on the device
+    pending_ = cuda_decoder_->greedy({&pending_, 1}, 1).item<int64_t>();
+    return pending_;
+  }
   if (pending_ >= 0) advance(pending_);
   if (logits_.empty())
     throw std::invalid_argument(

@@ -1,9 +1,10 @@
 // Choosing the next token. Reproducible: token n of a sampler is a pure function of (seed, n,
-// logits) on every machine and device.
+// logits), up to the rounding of fp32 probabilities, which differs between processors.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace basin {
 
@@ -28,9 +29,12 @@ class Sampler {
   /// NaN or none is finite.
   int64_t sample(std::span<const float> logits);
 
+  bool is_greedy() const { return config_.temperature == 0; }
+
  private:
   SamplerConfig config_;
   uint64_t drawn_ = 0;
+  std::vector<float> weights_;  // probabilities, not normalised; memory kept from call to call
 };
 
 }  // namespace basin

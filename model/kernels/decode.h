@@ -69,4 +69,17 @@ void stream_attention(const StreamStep& s, int64_t g, const StreamMemory<Float>&
 
 int64_t stream_scratch(const StreamStep& s);
 
+/// Largest of n >= 1 logits; NaN if any is.
+float largest_logit(int64_t n, const float* logits);
+/// weights = exp((logits - largest) * factor), in [0, 1].
+void sampling_weights(int64_t n, const float* logits, float largest, float factor, float* weights);
+/// Of the weights that are not less than `least`.
+struct WeightsAbove {
+  double sum = 0;
+  int64_t count = 0;
+};
+WeightsAbove sum_weights(int64_t n, const float* weights, float least);
+/// Weights less than `least` become 0.
+void drop_weights_below(int64_t n, float least, float* weights);
+
 }  // namespace basin::kernels

@@ -2,11 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <random>
 #include <set>
 #include <vector>
 
+#include "data/sample_order.h"
 #include "infer/utf8.h"
 
 namespace basin {
@@ -55,6 +59,62 @@ TEST(Sampler, CutsKeepTheLikeliest) {
               {1.0 / 3, 0, 2.0 / 3, 0});  // of the three's 0.9, 0.72 is enough
 }
 
+// What the sampler does, in fp64 and by sorting: the probability of each id.
+std::vector<double> reference(const std::vector<float>& logits, const SamplerConfig& c) {
+  std::vector<size_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(
+      order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  std::vector<double> p(logits.size());
+  const auto of = [&](size_t i) {
+    return std::exp((double{logits[i]} - logits[order[0]]) / c.temperature);
+  };
+  const auto k = c.top_k > 0 ? std::min<size_t>(c.top_k, order.size()) : order.size();
+  double total = 0, sum = 0, kept = 0;
+  for (size_t n = 0; n < k; ++n) total += of(order[n]);
+  for (size_t n = 0; n < k && (n == 0 || sum < c.top_p * total); ++n) {
+    sum += of(order[n]);
+    if (of(order[n]) >= c.min_p) kept += p[order[n]] = of(order[n]);
+  }
+  for (double& x : p) x /= kept;
+  return p;
+}
+
+// Every draw falls where its uniform number falls in the reference.
+TEST(Sampler, IsTheReferenceForAnyVocabulary) {
+  std::mt19937_64 engine(5);
+  for (const size_t V : {1, 7, 300, 2049, 30011})
+    for (const double deviation : {0.0, 0.1, 1.0, 8.0}) {
+      std::normal_distribution<float> normal(0, 1);
+      std::vector<float> x(V);
+      for (float& logit : x) logit = static_cast<float>(deviation) * normal(engine);
+      for (size_t i = 1; i < V; i += 3) x[i] = std::round(x[i]);  // equal ones
+      if (V > 100) x[V / 2] = -std::numeric_limits<float>::infinity();
+      for (SamplerConfig c : {SamplerConfig{},
+                              SamplerConfig{.temperature = 0.7},
+                              SamplerConfig{.temperature = 1e-42},
+                              SamplerConfig{.top_k = 40},
+                              SamplerConfig{.top_p = 0.95},
+                              SamplerConfig{.top_p = 0.3},
+                              SamplerConfig{.temperature = 1.5, .min_p = 0.1},
+                              SamplerConfig{.top_k = 1000, .top_p = 0.9, .min_p = 0.01}}) {
+        SCOPED_TRACE(testing::Message() << V << " x " << deviation << ", top_k " << c.top_k
+                                        << ", top_p " << c.top_p << ", T " << c.temperature);
+        c.seed = 11;
+        const std::vector<double> p = reference(x, c);
+        Sampler sampler(c);
+        for (uint64_t n = 0; n < 40; ++n) {
+          const auto id = static_cast<size_t>(sampler.sample(x));
+          const double u = static_cast<double>(keyed_hash(c.seed, n, 0) >> 11) * 0x1p-53,
+                       below = std::accumulate(p.begin(), p.begin() + id, 0.0);
+          EXPECT_GT(p[id], 0);
+          EXPECT_GT(u, below - 2e-5);
+          EXPECT_LT(u, below + p[id] + 2e-5);
+        }
+      }
+    }
+}
+
 TEST(Sampler, GreedyTakesTheFirstOfTheLargest) {
   Sampler greedy({.temperature = 0});
   EXPECT_EQ(greedy.sample(std::vector{1.f, 3.f, 3.f, 2.f}), 1);
@@ -77,7 +137,11 @@ TEST(Sampler, SameSeedSameDraws) {
 
 TEST(Sampler, RefusesWhatCannotBeSampled) {
   Sampler sampler({});
-  EXPECT_THROW(sampler.sample(std::vector{1.f, std::nanf("")}), std::runtime_error);
+  for (size_t at : {0, 5, 19}) {
+    std::vector<float> logits(20, 1);
+    logits[at] = std::nanf("");
+    EXPECT_THROW(sampler.sample(logits), std::runtime_error);
+  }
   EXPECT_THROW(sampler.sample(std::vector<float>(3, -std::numeric_limits<float>::infinity())),
                std::runtime_error);
   EXPECT_THROW(Sampler({.temperature = -1}), std::invalid_argument);

@@ -13,7 +13,7 @@
 namespace basin {
 namespace {
 
-constexpr double kTellEvery_s = 30, kTellStopAfter_s = 1;  // of a wait
+constexpr double kTellEveryS = 30, kTellStopAfterS = 1;  // of a wait
 
 using Event = CheckpointSaver::Event;
 
@@ -65,13 +65,13 @@ void Saves::save_last(const TrainState& state) {
 }
 
 Event Saves::await() {
-  double next_s = kTellEvery_s;
+  double next_s = kTellEveryS;
   bool said_stop = false;
   return saver_.wait([&](double waited_s) {
     const bool stop = pending_signal() != 0;
-    const bool is_news = stop && !said_stop && waited_s >= kTellStopAfter_s;
+    const bool is_news = stop && !said_stop && waited_s >= kTellStopAfterS;
     if (!comm_.is_root() || (waited_s < next_s && !is_news)) return;
-    next_s = waited_s + kTellEvery_s;
+    next_s = waited_s + kTellEveryS;
     said_stop = stop;
     before_line_();
     spdlog::warn("still writing the checkpoint of step {} for {}, training waits{}",

@@ -78,12 +78,24 @@ CacheShape cache_of(const InferBench& bench, const Transformer& model, int64_t e
   return split_cache(entries, std::max(bench.sinks, model.config().sink.tokens()));
 }
 
-// Streams the first `n` tokens of `text` (read round and round) through the cache; the likeliest
-// next.
-int64_t stream_through(const Transformer& model,
-                       KvCache& cache,
-                       const at::Tensor& text,
-                       int64_t n) {
+// The likeliest token of logits (V), and -log of its probability: what others' answers are held
+// against.
+struct Likeliest {
+  int64_t id = 0;
+  double nll = 0;
+};
+Likeliest likeliest_of(const at::Tensor& logits) {
+  const at::Tensor wide = logits.to(at::kCPU, at::kDouble).flatten();
+  const auto id = wide.argmax().item<int64_t>();
+  return {id, (wide.logsumexp(0) - wide[id]).item<double>()};
+}
+
+// Streams the first `n` tokens of `text` (read round and round) through the cache; the last one's
+// logits (1, V).
+at::Tensor stream_through(const Transformer& model,
+                          KvCache& cache,
+                          const at::Tensor& text,
+                          int64_t n) {
   const int64_t chunk = chunk_tokens(model.device());
   at::Tensor logits;
   for (int64_t done = 0; done < n;) {
@@ -93,7 +105,7 @@ int64_t stream_through(const Transformer& model,
     cache.advance(count);
     done += count;
   }
-  return logits.argmax(-1).item<int64_t>();
+  return logits;
 }
 
 // Several streams, each fed its own likeliest next token.
@@ -102,6 +114,8 @@ class GreedyDecoding {
   virtual ~GreedyDecoding() = default;
   /// ids[n], the next token of stream n, becomes what follows it.
   virtual void step(std::vector<int64_t>& ids) = 0;
+  /// The first stream's logits (V) of the last step; undefined where they stay on the device.
+  virtual at::Tensor first_logits() const { return {}; }
   virtual int64_t weight_bytes() const = 0;
 };
 
@@ -110,11 +124,14 @@ class CpuGreedyDecoding : public GreedyDecoding {
   CpuGreedyDecoding(const Transformer& model, std::vector<KvCache*> caches, DecodeWeights weights)
       : decoder_(model, weights), caches_(std::move(caches)), V_(model.config().vocab_size) {}
   void step(std::vector<int64_t>& ids) override {
-    const std::span<const float> logits = decoder_.step(ids, caches_);
+    logits_ = decoder_.step(ids, caches_);
     for (size_t n = 0; n < ids.size(); ++n) {
-      const float* of_stream = logits.data() + static_cast<int64_t>(n) * V_;
+      const float* of_stream = logits_.data() + static_cast<int64_t>(n) * V_;
       ids[n] = std::max_element(of_stream, of_stream + V_) - of_stream;
     }
+  }
+  at::Tensor first_logits() const override {
+    return at::from_blob(const_cast<float*>(logits_.data()), {V_}, at::kFloat);
   }
   int64_t weight_bytes() const override { return decoder_.weight_bytes(); }
 
@@ -122,6 +139,7 @@ class CpuGreedyDecoding : public GreedyDecoding {
   Decoder decoder_;
   std::vector<KvCache*> caches_;
   int64_t V_;
+  std::span<const float> logits_;
 };
 
 // A step ends when the host has read the token, as it must to show it.
@@ -176,14 +194,18 @@ std::vector<BenchRow> bench_prefill(const InferBench& bench, const BenchOptions&
     BenchRow row = describe("prefill", bench, *model);
     row["tokens"] = bench.tokens;
     row["cache"] = entries;
+    reset_peak_memory(model->device());
     KvCache cache(*model, cache_of(bench, *model, entries));
-    int64_t next = 0;
+    at::Tensor logits;
     const Timing timing = time_runs(options, model->device(), [&] {
       cache.clear();
-      next = stream_through(*model, cache, text, bench.tokens);
+      logits = stream_through(*model, cache, text, bench.tokens);
+      logits.argmax().item<int64_t>();  // the next token, as somebody would want it
     });
     add_rate(row, "tokens_per_second", static_cast<double>(bench.tokens), timing);
-    row["next_token"] = next;
+    const Likeliest next = likeliest_of(logits);
+    row["next_token"] = next.id;
+    row["next_nll"] = next.nll;
     row["peak_memory_bytes"] = peak_memory_bytes(model->device());
     rows.push_back(std::move(row));
   }
@@ -205,7 +227,10 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     std::vector<int64_t> ids;
     for (KvCache& cache : streams)
       ids.push_back(
-          stream_through(*model, cache, text, bench.position > 0 ? bench.position : entries));
+          stream_through(*model, cache, text, bench.position > 0 ? bench.position : entries)
+              .argmax()
+              .item<int64_t>());
+    row["next_token"] = ids[0];
     row["position"] = streams[0].position();
     const DecodeWeights weights =
         bench.dtype == "q8_0" ? DecodeWeights::kQ8 : DecodeWeights::kModel;
@@ -213,6 +238,7 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     reset_peak_memory(model->device());
 
     std::vector<int64_t> tokens;
+    std::vector<double> nll;        // of those tokens; in the warm-up, since it takes its time
     std::vector<double> latencies;  // seconds of every step, warm-up left out
     int64_t run = 0;
     const Timing timing = time_runs(options, model->device(), [&] {
@@ -222,7 +248,11 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
         decoding->step(ids);
         if (counts)
           latencies.push_back(seconds_since(began));
-        if (tokens.size() < 16) tokens.push_back(ids[0]);
+        if (tokens.size() >= 16) continue;
+        tokens.push_back(ids[0]);
+        if (const at::Tensor logits = counts ? at::Tensor() : decoding->first_logits();
+            logits.defined())
+          nll.push_back(likeliest_of(logits).nll);
       }
     });
     const double steps = static_cast<double>(bench.tokens);
@@ -242,6 +272,7 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     if (bench.recompute) add_recompute(row, *model, entries, text, options);
     row["peak_memory_bytes"] = peak_memory_bytes(model->device());
     row["first_tokens"] = tokens;
+    row["first_nll"] = nll;
     rows.push_back(std::move(row));
   }
   if (options.peaks) {  // last: its memory is not that of a step

@@ -4,8 +4,10 @@
 //   llama_cpp_bench MODEL.gguf THREADS FLASH_ATTENTION(0|1)
 //   prefill ID...              -> {"seconds": s, "tokens": [next]}
 //   decode COUNT ID...         -> {"seconds": s, "tokens": [first 16]}: feeds the ids, then times COUNT greedy tokens
+//   score COUNT ID...          -> {"nll": [..]}: -log of the last COUNT ids' probabilities, fed one by one after the others
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <sstream>
@@ -26,6 +28,13 @@ struct Engine {
   llama_token likeliest() {
     const float* logits = llama_get_logits_ith(context, -1);
     return static_cast<llama_token>(std::max_element(logits, logits + vocab_size) - logits);
+  }
+  double nll(llama_token id) {
+    const float* logits = llama_get_logits_ith(context, -1);
+    const double largest = *std::max_element(logits, logits + vocab_size);
+    double sum = 0;
+    for (int i = 0; i < vocab_size; ++i) sum += std::exp(logits[i] - largest);
+    return largest + std::log(sum) - logits[id];
   }
 };
 
@@ -57,10 +66,22 @@ int main(int argc, char** argv) {
     std::string command;
     int count = 0;
     words >> command;
-    if (command == "decode") words >> count;
+    if (command != "prefill") words >> count;
     std::vector<llama_token> ids;
     for (llama_token id; words >> id;) ids.push_back(id);
     llama_memory_clear(llama_get_memory(engine.context), true);
+    if (command == "score") {
+      const std::vector<llama_token> scored(ids.end() - count, ids.end());
+      ids.resize(ids.size() - scored.size());
+      std::printf("{\"nll\": [");
+      for (size_t i = 0; i < scored.size(); ++i) {
+        if (!engine.feed(i == 0 ? ids : std::vector{scored[i - 1]})) return std::fprintf(stderr, "llama_cpp_bench: decoding failed\n"), 1;
+        std::printf("%s%.9g", i > 0 ? ", " : "", engine.nll(scored[i]));
+      }
+      std::printf("]}\n");
+      std::fflush(stdout);
+      continue;
+    }
     double start = now();
     if (!engine.feed(ids)) return std::fprintf(stderr, "llama_cpp_bench: decoding failed\n"), 1;
     llama_token next = engine.likeliest();

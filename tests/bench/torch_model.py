@@ -150,7 +150,13 @@ class Trainer:
                   {"params": [p for p in self.parameters if p.dim() < 2], "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=tuple(o["betas"]), eps=o["eps"], fused=True)
         self.clip, self.lrs = o["clip"], command["lrs"]
-        self.forward = torch.compile(model) if command["compile"] else model
+        mode = command["compile"]  # null: eager
+        self.forward = torch.compile(model, mode=mode) if mode else model
+        # CUDA graphs write where they wrote before: gradients stay in memory of their own.
+        self.keeps_gradients = mode == "reduce-overhead"
+        if self.keeps_gradients:
+            for p in self.parameters:
+                p.grad = torch.zeros_like(p)
         self.done = 0
 
     def step(self):
@@ -161,6 +167,8 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for samples in parts:
             ids = torch.cat([self.sinks.expand(len(samples), -1), samples[:, :-1]], 1)
+            if self.keeps_gradients:
+                torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
                 loss = self.forward(ids, samples[:, 1:], len(self.sinks))
             (loss / len(parts)).backward()
@@ -168,7 +176,7 @@ class Trainer:
         if self.clip > 0:
             nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         self.done += 1
         return total.item()  # waits for the step
 

@@ -70,6 +70,12 @@ TEST(Bench, InferenceDoesTheSameWorkWhicheverWay) {
   EXPECT_EQ(decode[0]["position"], 99);
   EXPECT_GT(decode[0]["recompute_over_step"].get<double>(), 0);
   EXPECT_EQ(decode[0]["first_tokens"].size(), 16u);
+  EXPECT_EQ(decode[0]["first_nll"].size(), 5u);     // those of the warm-up
+  for (const auto& nll : decode[0]["first_nll"]) {  // of the likeliest tokens
+    EXPECT_GT(nll.get<double>(), 0);
+    EXPECT_LT(nll.get<double>(), std::log(128));
+  }
+  EXPECT_NEAR(prefill[0]["next_nll"].get<double>(), decode[0]["first_nll"][0].get<double>(), 0.5);
   EXPECT_GT(decode[0]["ms_p50"].get<double>(), 0);
   EXPECT_LE(decode[0]["ms_p50"].get<double>(), decode[0]["ms_p99"].get<double>());
   const std::vector<BenchRow> stream = bench_stream(bench, kQuick);

@@ -3,9 +3,12 @@
 #include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
@@ -48,6 +51,21 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
 
 int64_t cuda_devices() {
   return at::detail::getCUDAHooks().deviceCount();
+}
+
+// By the driver's interface, since LibTorch's CUDA part may be there without a toolkit or Basin's
+// own.
+std::string gpu_uuid(at::Device device) {
+  if (!device.is_cuda()) return "";
+  std::array<unsigned char, 16> uuid{};
+  int handle = 0;
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  const auto function = [&](const char* name) { return driver ? dlsym(driver, name) : nullptr; };
+  const auto get = reinterpret_cast<int (*)(int*, int)>(function("cuDeviceGet"));
+  const auto get_uuid = reinterpret_cast<int (*)(void*, int)>(function("cuDeviceGetUuid_v2"));
+  if (get && get_uuid && get(&handle, device.index()) == 0 && get_uuid(uuid.data(), handle) == 0)
+    return fmt::format("GPU-{:02x}", fmt::join(uuid, ""));
+  return device.str();  // ranks of a machine with the same number then count as sharing it
 }
 
 void use_deterministic_algorithms() {

@@ -23,6 +23,10 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
 /// GPUs that this process sees. Only after choose_device has given one.
 int64_t cuda_devices();
 
+/// What tells this GPU (or this part of one, with MIG) apart from all others, whatever its number is
+/// in this process; empty for a CPU.
+std::string gpu_uuid(at::Device device);
+
 /// LibTorch's operations give the same bits each time from here on, or throw. Before choose_device.
 void use_deterministic_algorithms();
 

@@ -69,8 +69,10 @@ void communicate(int64_t rank, const char* what, Body&& body) {
 /// for what lies on GPUs.
 class GroupComm : public Comm {
  public:
-  GroupComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo, c10::intrusive_ptr<c10d::Backend> nccl)
-      : gloo_(std::move(gloo)), nccl_(std::move(nccl)) {}
+  GroupComm(c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo,
+            c10::intrusive_ptr<c10d::Backend> nccl,
+            int64_t nodes)
+      : gloo_(std::move(gloo)), nccl_(std::move(nccl)), nodes_(nodes) {}
   /// A group with a collective that did not end is left to the end of the process: its destructor
   /// would wait for dead peers.
   ~GroupComm() override {
@@ -114,6 +116,11 @@ class GroupComm : public Comm {
   void barrier() override {
     start("barrier", {}, {}, [&] { return gloo_->barrier(); })->wait();
   }
+  // Gloo's one ring goes by ranks, whatever machines they are on.
+  std::string method() const override {
+    return !nccl_ ? "gloo" : nodes_ == 1 ? "nccl" : fmt::format("nccl on {} nodes", nodes_);
+  }
+  bool waits_on_device() const override { return nccl_ != nullptr; }
   double waited_s() const override { return waited_s_; }
 
  private:
@@ -156,9 +163,13 @@ class GroupComm : public Comm {
 
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo_;
   c10::intrusive_ptr<c10d::Backend> nccl_;  // or null
+  int64_t nodes_;
   int64_t under_way_ = 0;
   double waited_s_ = 0;
 };
+
+// Gloo's barrier fails first, which says who is missing; NCCL's own watch only ends the process.
+constexpr std::chrono::seconds kNcclSlack{60};
 
 /// libbasin_nccl.so lies beside the program.
 c10::intrusive_ptr<c10d::Backend> make_nccl(const Rendezvous& rendezvous,
@@ -176,7 +187,7 @@ c10::intrusive_ptr<c10d::Backend> make_nccl(const Rendezvous& rendezvous,
            {.rank = static_cast<int>(rendezvous.rank),
             .size = static_cast<int>(rendezvous.size),
             .device = *rendezvous.nccl_device,
-            .timeout = rendezvous.collective_timeout}));
+            .timeout = rendezvous.collective_timeout + kNcclSlack}));
 }
 
 /// A store of c10d's.
@@ -281,7 +292,7 @@ std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous, KeyStore& st
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   communicate(rendezvous.rank, "connecting to the other ranks", [&] {
     auto options = c10d::ProcessGroupGloo::Options::create(rendezvous.collective_timeout);
-    options->devices.push_back(network_device(rendezvous.single_node));
+    options->devices.push_back(network_device(rendezvous.nodes == 1));
     gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
         c10::make_intrusive<c10d::PrefixStore>("gloo/" + rendezvous.group, shared),
         static_cast<int>(rendezvous.rank),
@@ -292,7 +303,7 @@ std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous, KeyStore& st
   if (rendezvous.nccl_device)
     nccl = make_nccl(rendezvous,
                      c10::make_intrusive<c10d::PrefixStore>("nccl/" + rendezvous.group, shared));
-  return std::make_unique<GroupComm>(std::move(gloo), std::move(nccl));
+  return std::make_unique<GroupComm>(std::move(gloo), std::move(nccl), rendezvous.nodes);
 }
 
 std::unique_ptr<Comm> make_group_comm(const Rendezvous& rendezvous) {

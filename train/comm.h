@@ -47,7 +47,13 @@ class Comm {
                                                     const at::Tensor& to) = 0;
   virtual void broadcast(at::Tensor& tensor, int64_t root) = 0;
   virtual void barrier() = 0;
-  /// Time that this process has spent waiting for collectives to end.
+  /// How ranks add up, which the bits of a sum depend on besides their number: "gloo", "nccl on 2
+  /// nodes", ...; empty for a process on its own.
+  virtual std::string method() const { return ""; }
+  /// Whether wait() leaves the waiting for what lies on a GPU to the GPU, as NCCL does. The host
+  /// then learns nothing of it, and would hang in the next number that it reads from there.
+  virtual bool waits_on_device() const { return false; }
+  /// Time that this process has spent waiting for collectives to end, on the host.
   virtual double waited_s() const { return 0; }
 
   bool is_root() const { return rank() == 0; }
@@ -70,7 +76,7 @@ struct Rendezvous {
   uint16_t port = 29500;
   bool serve = false;           // this rank runs the store that the others connect to
   int listening_fd = -1;        // bound socket to serve on, from our own launcher; -1: bind `port`
-  bool single_node = true;      // talk over the loopback device only
+  int64_t nodes = 1;            // machines; 1: talk over the loopback device only
   std::string attempt = "0";    // tells apart groups that meet in one store
   std::string file{};           // meet in this file instead of at host and port; empty: no
   std::string group = "world";  // tells apart groups of one store and attempt

@@ -19,6 +19,7 @@
 #include "configs/signals.h"
 #include "configs/yaml_config.h"
 #include "model/cost.h"
+#include "train/backend.h"
 #include "train/config.h"
 #include "model/device.h"
 #include "train/launch.h"
@@ -55,15 +56,10 @@ void print_summary(const RunConfig& config, const Plan& plan, const std::string&
   spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
 }
 
-/// The GPU on which a rank uses NCCL, if it is to: NCCL wants a device of its own for each.
-std::optional<int> nccl_device(CommBackend backend, at::Device device, int64_t ranks_here) {
-  if (backend == CommBackend::kNccl && !device.is_cuda())
-    throw std::invalid_argument(fmt::format("train.distributed.backend nccl: NCCL connects GPUs, and train.device is {}: use gloo", device.str()));
-  const bool shared = device.is_cuda() && ranks_here > cuda_devices();
-  if (backend == CommBackend::kNccl && shared)
-    throw std::invalid_argument(fmt::format("train.distributed.backend nccl: {} ranks on {} GPU(s), and NCCL wants one for each: start fewer ranks, or use gloo", ranks_here, cuda_devices()));
-  const bool wanted = backend == CommBackend::kNccl || (backend == CommBackend::kAuto && device.is_cuda() && !shared);
-  return wanted ? std::optional<int>(device.index()) : std::nullopt;
+/// "torchrun: 2 nodes x 8 ranks, nccl on 2 nodes"
+std::string how_ranks_talk(const Meeting& meeting, const Comm& comm, const Backend& backend) {
+  if (comm.size() == 1) return meeting.description();
+  return fmt::format("{}, {}{}", meeting.description(), comm.method(), backend.why.empty() ? "" : fmt::format(" ({})", backend.why));
 }
 
 /// Meets the other ranks, if there are any.
@@ -96,10 +92,11 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     match_model_to_data(config);
     if (config.train.deterministic) use_deterministic_algorithms();
     const at::Device device = choose_device(config.train.device, "train.device", placement.local_rank);   // before anything asks LibTorch for CUDA
-    meeting.compare(to_yaml(config), xxh3_hex_of_file("/proc/self/exe"));
-    comm = meeting.connect({.nccl_device = nccl_device(config.train.distributed.backend, device, placement.local_size), .two_level = config.train.distributed.two_level});
+    const std::vector<RankDevice> devices = meeting.compare({to_yaml(config), xxh3_hex_of_file("/proc/self/exe"), gpu_uuid(device)});
+    const Backend backend = choose_backend(config.train.distributed.backend, devices);
+    comm = meeting.connect({.nccl_device = backend.nccl ? std::optional<int>(device.index()) : std::nullopt, .two_level = config.train.distributed.two_level});
     const Plan plan = make_plan(config, {.cuda = device.is_cuda(), .ranks = comm->size()});   // on all ranks: they refuse alike
-    if (comm->is_root()) print_summary(config, plan, meeting.description(), device);
+    if (comm->is_root()) print_summary(config, plan, how_ranks_talk(meeting, *comm, backend), device);
     trainer = std::make_unique<Trainer>(config, *comm, device);
     const Trainer::Outcome outcome = trainer->run();
     comm->barrier();   // no rank leaves while another still talks to it

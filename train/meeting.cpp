@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <climits>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <future>
 #include <nlohmann/json.hpp>
@@ -46,6 +47,14 @@ std::vector<std::string> keys_of(int64_t size, const std::function<std::string(i
   return out;
 }
 
+/// Of this boot of this machine: host names and the first namespaces' numbers are the same on many.
+std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
 /// Where `link` points to; empty where that cannot be known.
 std::string link_target(const char* link) {
   std::error_code unknown;
@@ -57,13 +66,15 @@ std::string this_process() {
   gethostname(host, HOST_NAME_MAX);
   cpu_set_t cores{};
   sched_getaffinity(0, sizeof(cores), &cores);
-  return nlohmann::json{
-      {"host", host},
-      {"machine",
-       fmt::format(
-           "{} {} {}", host, link_target("/proc/self/ns/pid"), link_target("/proc/self/ns/net"))},
-      {"pid", getpid()},
-      {"cores", xxh3_hex({reinterpret_cast<const char*>(&cores), sizeof(cores)})}}
+  return nlohmann::json{{"host", host},
+                        {"machine",
+                         fmt::format("{} {} {} {}",
+                                     host,
+                                     boot_id(),
+                                     link_target("/proc/self/ns/pid"),
+                                     link_target("/proc/self/ns/net"))},
+                        {"pid", getpid()},
+                        {"cores", xxh3_hex({reinterpret_cast<const char*>(&cores), sizeof(cores)})}}
       .dump();
 }
 
@@ -165,7 +176,7 @@ Meeting::Meeting(const Placement& placement, std::chrono::milliseconds timeout)
   if (placement_.local_rank < 0)
     placement_.local_rank = std::count_if(ranks_.begin(), ranks_.begin() + rank(), same_machine);
   if (placement_.local_size == 0) placement_.local_size = neighbours;
-  r.single_node = neighbours == size();
+  r.nodes = nodes();
 }
 
 Meeting::MeetingFile::~MeetingFile() {
@@ -230,11 +241,15 @@ int64_t Meeting::sharers() const {
   });
 }
 
-std::string Meeting::description() const {
-  if (placement_.launcher == Launcher::kNone) return std::string(launcher_name(Launcher::kNone));
+int64_t Meeting::nodes() const {
   std::set<std::string> machines;
   for (const RankInfo& rank : ranks_) machines.insert(rank.machine);
-  const int64_t nodes = std::ssize(machines);
+  return std::ssize(machines);
+}
+
+std::string Meeting::description() const {
+  if (placement_.launcher == Launcher::kNone) return std::string(launcher_name(Launcher::kNone));
+  const int64_t nodes = this->nodes();
   const std::string_view launcher = launcher_name(placement_.launcher);
   if (size() % nodes != 0) return fmt::format("{}: {} ranks on {} nodes", launcher, size(), nodes);
   return fmt::format("{}: {} node{} x {} rank{}",
@@ -245,10 +260,12 @@ std::string Meeting::description() const {
                      size() == nodes ? "" : "s");
 }
 
-void Meeting::compare(const std::string& configuration, const std::string& build) const {
-  if (size() == 1) return;
+std::vector<RankDevice> Meeting::compare(const RankPlan& plan) const {
+  if (size() == 1) return {{ranks_[0].machine, plan.gpu}};
   store_->set(about_key(rank()),
-              nlohmann::json{{"configuration", configuration}, {"build", build}}.dump());
+              nlohmann::json{
+                  {"configuration", plan.configuration}, {"build", plan.build}, {"gpu", plan.gpu}}
+                  .dump());
   const std::vector<std::string> awaited =
       rank() == 0 ? keys_of(size(), about_key) : std::vector<std::string>{kComparedKey};
   const auto& timeout = placement_.rendezvous.collective_timeout;
@@ -257,11 +274,23 @@ void Meeting::compare(const std::string& configuration, const std::string& build
     return store_->has(awaited);
   });
   if (!all) throw CommError("waiting before the start took longer than train.distributed.timeout");
-  if (rank() != 0) return;
+  if (rank() == 0) store_->set(kComparedKey, compared_gpus().dump());
+  const nlohmann::json gpus = nlohmann::json::parse(store_->get(kComparedKey));
+  std::vector<RankDevice> devices;
+  for (size_t r = 0; r < ranks_.size(); ++r) devices.push_back({ranks_[r].machine, gpus.at(r)});
+  return devices;
+}
+
+/// Rank 0: the GPU of each rank, all of which have said what they are about to do.
+nlohmann::json Meeting::compared_gpus() const {
   const nlohmann::json ours = nlohmann::json::parse(store_->get(about_key(0)));
-  for (int64_t other = 1; other < size(); ++other)
-    refuse_difference(ours, nlohmann::json::parse(store_->get(about_key(other))), other);
-  store_->set(kComparedKey, "");
+  nlohmann::json gpus = {ours.at("gpu")};
+  for (int64_t other = 1; other < size(); ++other) {
+    const nlohmann::json theirs = nlohmann::json::parse(store_->get(about_key(other)));
+    refuse_difference(ours, theirs, other);
+    gpus.push_back(theirs.at("gpu"));
+  }
+  return gpus;
 }
 
 std::unique_ptr<Comm> Meeting::connect(const Connection& how) const {
@@ -276,7 +305,7 @@ std::unique_ptr<Comm> Meeting::connect(const Connection& how) const {
   machine.group = fmt::format("machine {}", rank() / inside);
   machine.rank = rank() % inside;
   machine.size = inside;
-  machine.single_node = true;
+  machine.nodes = 1;
   across.group = fmt::format("across {}", rank() % inside);
   across.rank = rank() / inside;
   across.size = size() / inside;

@@ -4,10 +4,12 @@
 
 #include <chrono>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "train/backend.h"
 #include "train/comm.h"
 #include "train/failure.h"
 #include "train/key_store.h"
@@ -21,6 +23,13 @@ struct RankInfo {
   std::string machine;  // equal where process numbers and the loopback device are shared
   int64_t pid = 0;
   std::string cores;  // equal where the same cores may be used
+};
+
+/// What a rank is about to do.
+struct RankPlan {
+  std::string configuration;  // YAML
+  std::string build;          // checksum of the program
+  std::string gpu{};          // as RankDevice has it
 };
 
 /// How ranks talk once they have met.
@@ -44,8 +53,8 @@ class Meeting {
   std::string description() const;
 
   /// Throws std::invalid_argument unless all ranks are about to do the same: it names the first
-  /// rank with another configuration (YAML) or another build, and the keys.
-  void compare(const std::string& configuration, const std::string& build) const;
+  /// rank with another configuration or another build, and the keys. Returns every rank's device.
+  std::vector<RankDevice> compare(const RankPlan& plan) const;
 
   /// The group of the ranks. Collectives wait as long as placement().rendezvous says.
   std::unique_ptr<Comm> connect(const Connection& how) const;
@@ -66,6 +75,8 @@ class Meeting {
   int64_t rank() const { return placement_.rendezvous.rank; }
   int64_t size() const { return placement_.rendezvous.size; }
   int64_t ranks_per_machine() const;
+  int64_t nodes() const;
+  nlohmann::json compared_gpus() const;
 
   Placement placement_;
   MeetingFile file_;

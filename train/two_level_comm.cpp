@@ -1,6 +1,7 @@
 #include "train/two_level_comm.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -119,6 +120,10 @@ class TwoLevelComm : public Comm {
   }
   void broadcast(at::Tensor& tensor, int64_t root) override { world_->broadcast(tensor, root); }
   void barrier() override { world_->barrier(); }
+  std::string method() const override {
+    const int64_t machine = groups_->inside->size();
+    return fmt::format("gloo on two levels, {} x {}", size() / machine, machine);
+  }
   double waited_s() const override { return world_->waited_s() + waited_s_; }
 
  private:

@@ -64,6 +64,7 @@ void as_ranks(int64_t size, const std::function<void(Comm&)>& body) {
 TEST(GlooComm, SumsAndBroadcastsOverRanks) {
   as_ranks(3, [](Comm& comm) {
     EXPECT_EQ(comm.size(), 3);
+    EXPECT_EQ(comm.method(), "gloo");
     at::Tensor sum = at::full({1000}, static_cast<double>(comm.rank() + 1), at::kFloat);
     comm.all_reduce_sum(sum);
     EXPECT_TRUE(at::equal(sum, at::full({1000}, 6.0, at::kFloat)));
@@ -123,6 +124,7 @@ std::unique_ptr<Comm> two_by_two(int64_t rank, uint16_t port) {
 TEST(TwoLevelComm, SumsLikeOneLevelAndInTheOrderOfTheirStart) {
   as_processes(4, [](int64_t rank, uint16_t port) {
     const auto comm = two_by_two(rank, port);
+    EXPECT_EQ(comm->method(), "gloo on two levels, 2 x 2");
     constexpr int64_t kElements = 4 * 16384;  // beyond what takes one level
     std::vector<at::Tensor> sums, parts;
     std::vector<std::unique_ptr<Comm::Pending>> pending;

@@ -32,6 +32,8 @@ class GpuRanksTest : public RunsTest {
 TEST_F(GpuRanksTest, NcclAloneTrainsShardedSavesAndResumes) {
   use_deterministic_algorithms();
   const at::Device device = choose_device(DeviceKind::kCuda, "test");
+  EXPECT_EQ(gpu_uuid(device).substr(0, 4), "GPU-");
+  EXPECT_EQ(gpu_uuid(device).size(), 4u + 32);
   const auto nccl = make_group_comm({.port = 29533, .serve = true, .nccl_device = 0});
   at::Tensor sum = at::full({1000}, 3.0, at::TensorOptions().device(device));
   nccl->all_reduce_sum(sum);
@@ -61,6 +63,8 @@ TEST_F(GpuRanksTest, TwoRanksShareADeviceThroughGloo) {
     RunConfig two = config(shard ? "sharded" : "two");
     two.train.distributed.shard_optimizer = shard;
     ASSERT_EQ(train(two, "--nproc 2"), 0) << error_text();
+    EXPECT_NE(error_text().find("gloo (ranks 0 and 1 share a GPU)"), std::string::npos)
+        << error_text();
     const auto one = losses("one"), both = losses(shard ? "sharded" : "two");
     for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(both[i], one[i], 1e-3 * one[i]) << shard;
   }

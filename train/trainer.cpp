@@ -87,6 +87,7 @@ StepResult Trainer::train_step() {
     forward_backward_->run(micro_batches[i], /*with_hooks=*/last && comm_.size() > 1);
   }
   gradients_->finish_reduction();
+  meet_hosts();
   const at::Tensor agreed = agree();
 
   const double parts = static_cast<double>(std::ssize(micro_batches) *
@@ -128,7 +129,15 @@ void Trainer::update(const StepResult& result, double scale) {
   optimizer_->step(gradients_->flat(), scale, result.lr, [this](size_t part) {
     if (weight_gather_) weight_gather_->start(part);
   });
-  if (weight_gather_) weight_gather_->finish();
+  if (!weight_gather_) return;
+  weight_gather_->finish();
+  meet_hosts();
+}
+
+/// Before the host waits for a GPU that waits for other ranks: a rank that is gone or hangs fails
+/// this, on the host, where it is named.
+void Trainer::meet_hosts() {
+  if (comm_.waits_on_device()) comm_.barrier();
 }
 
 bool Trainer::is_spike(double loss) const {

@@ -62,6 +62,7 @@ class Trainer {
 
  private:
   at::Tensor to_device(const at::Tensor& batch) const;
+  void meet_hosts();
   at::Tensor agree();
   void update(const StepResult& result, double scale);
   bool is_spike(double loss) const;

@@ -1,7 +1,6 @@
 #include "train/metrics.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,12 +21,6 @@ nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
 }
 
 constexpr double kNotedExcess = 0.1;  // of a rank's time over the others'
-
-double peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) * 1024;
-}
 
 /// Those of the lines `rows` that are rows of steps up to `step`.
 std::string rows_up_to(int64_t step, const std::string& rows) {
@@ -131,7 +124,10 @@ std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
   if (row.grad_norm) text += fmt::format("  |g| {:.3f}", *row.grad_norm);
   text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
   text += row.mfu ? fmt::format("  mfu {:.1f} %", 100 * *row.mfu) : std::string("  mfu n/a");
-  text += fmt::format("  {}  eta {}", format_bytes(peak_memory_bytes()), format_duration(eta_s));
+  if (row.peak_memory_bytes)
+    text += fmt::format("  {}", format_bytes(static_cast<double>(*row.peak_memory_bytes)));
+  text += fmt::format("  eta {}", format_duration(eta_s));
+  if (row.waits_on_device) text += "  waiting n/a";
   if (row.communication) text += fmt::format("  waiting {:.0f} %", 100 * *row.communication);
   if (row.slowest_excess && *row.slowest_excess > kNotedExcess)
     text +=

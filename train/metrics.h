@@ -28,11 +28,14 @@ struct MetricsRow {
   std::optional<double> sink_metric =
       {};               // share of heads above the threshold, when measured at this step
   int64_t skipped = 0;  // non-finite steps so far
-  std::optional<double> communication = {};  // share of training time spent waiting for other ranks
+  // Share of training time spent waiting for other ranks; absent with one, and where the GPU waits.
+  std::optional<double> communication = {};
   std::optional<int64_t> slowest_rank = {};
   std::optional<double> slowest_excess =
-      {};              // its computing time over the median of the ranks, - 1
-  double seconds = 0;  // wall clock of the run so far, all sessions
+      {};                        // its computing time over the median of the ranks, - 1
+  double seconds = 0;            // wall clock of the run so far, all sessions
+  bool waits_on_device = false;  // so that nobody knows for how long
+  std::optional<int64_t> peak_memory_bytes = {};  // of the device, for the console
 };
 
 std::string to_json_line(const MetricsRow& row);

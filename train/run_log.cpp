@@ -5,6 +5,7 @@
 
 #include "model/cost.h"
 #include "model/device.h"
+#include "train/bench.h"
 
 namespace basin {
 
@@ -14,6 +15,8 @@ RunLog::RunLog(const RunConfig& config, Comm& comm, at::Device device)
 void RunLog::open(int64_t step) {
   metrics_ = std::make_unique<MetricsLog>(config_.run.dir, step);
   console_ = std::make_unique<Console>(config_.train.steps);
+  if (comm_.waits_on_device())
+    spdlog::info("waiting n/a: the GPUs wait for each other, which no rank's clock sees");
 }
 
 void RunLog::add_step(double seconds, double waited_s) {
@@ -28,6 +31,8 @@ void RunLog::write(MetricsRow row, double eta_s) {
                           (seconds_ + stalled_s_);
   if (const double peak = datasheet_flops(device_, dtype_of(config_.train.precision)) * static_cast<double>(comm_.size()); peak > 0)
     row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
+  row.waits_on_device = comm_.waits_on_device();
+  if (const int64_t bytes = peak_memory_bytes(device_); bytes > 0) row.peak_memory_bytes = bytes;
   add_ranks(row);
   seconds_ = waited_s_ = stalled_s_ = 0;
   steps_ = 0;
@@ -49,7 +54,7 @@ void RunLog::report(const std::optional<std::string>& problem) {
 
 /// The share of waiting, and who has kept the others.
 void RunLog::add_ranks(MetricsRow& row) {
-  if (comm_.size() == 1) return;
+  if (comm_.size() == 1 || row.waits_on_device) return;
   const at::Tensor busy =
       comm_.all_gather_rows(at::tensor({seconds_ - waited_s_}, at::kDouble)).view({-1});
   row.communication = waited_s_ / seconds_;

@@ -100,6 +100,23 @@ TEST(Metrics, ConsoleLineNamesWhatMatters) {
                            "validation 3.3000"}) {
     EXPECT_THAT(text, testing::HasSubstr(part));
   }
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("waiting")));
+}
+
+TEST(Metrics, WhatIsNotKnownIsNotZero) {
+  MetricsRow row{.step = 20, .loss = 3.2};
+  row.waits_on_device = true;
+  EXPECT_THAT(console_text(row, 1000, 200), testing::HasSubstr("waiting n/a"));
+  EXPECT_THAT(console_text(row, 1000, 200), testing::Not(testing::HasSubstr("B  eta")));
+  EXPECT_FALSE(nlohmann::json::parse(to_json_line(row)).contains("communication"));
+  row.waits_on_device = false;
+  row.communication = 0.25;
+  row.slowest_rank = 0;
+  row.slowest_excess = 0;
+  row.peak_memory_bytes = 3'000'000'000;
+  EXPECT_THAT(
+      console_text(row, 1000, 200),
+      testing::AllOf(testing::HasSubstr("waiting 25 %"), testing::HasSubstr("3.00 GB  eta")));
 }
 
 }  // namespace

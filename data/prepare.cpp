@@ -3,6 +3,7 @@
 // documents do not drown in locks.
 #include "data/prepare.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -10,7 +11,6 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 
 #include "configs/files.h"
@@ -328,9 +328,7 @@ PrepareResult prepare(const PrepareOptions& options) {
     return {*old, true};
   }
   make_writable_directory(options.prefix.parent_path());
-  const int threads = options.threads > 0
-                          ? options.threads
-                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int threads = options.threads > 0 ? options.threads : at::get_num_threads();
   const Tokenizer tokenizer =
       given ? std::move(*given) : train_new(options, files, holdout, threads);
   check_interrupt();

@@ -1,11 +1,11 @@
 #include "train/placement.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <stdexcept>
-#include <thread>
 
 namespace basin {
 namespace {
@@ -33,6 +33,18 @@ uint16_t find_port(const Environment& environment, Launcher launcher) {
   if (port < 1 || port > 65535)
     throw std::invalid_argument(fmt::format("MASTER_PORT={}: expected 1..65535", port));
   return static_cast<uint16_t>(port);
+}
+
+constexpr int64_t kMostThreads = 4096;
+
+/// OMP_NUM_THREADS, of "4" or "4,2" the first; nothing where OpenMP would not take it either, or
+/// where it is the 1 that torchrun sets when nobody else has set it.
+std::optional<int> openmp_threads(const Environment& environment) {
+  const std::string text = environment.text("OMP_NUM_THREADS").value_or("");
+  if (text == "1" && environment.text("TORCHELASTIC_RUN_ID")) return std::nullopt;
+  int threads = 0;
+  std::from_chars(text.data(), text.data() + text.size(), threads);
+  return threads < 1 || threads > kMostThreads ? std::nullopt : std::optional(threads);
 }
 
 }  // namespace
@@ -69,17 +81,15 @@ Placement guess_placement(const Environment& environment) {
   }
 }
 
-int threads_per_rank(const Environment& environment, int64_t sharers) {
+int threads_per_rank(const Environment& environment, int64_t sharers, double cpus) {
   if (const auto threads = environment.integer("BASIN_THREADS")) {
-    if (*threads < 1 || *threads > 4096)
-      throw std::invalid_argument(fmt::format("BASIN_THREADS={}: expected 1..4096", *threads));
+    if (*threads < 1 || *threads > kMostThreads)
+      throw std::invalid_argument(
+          fmt::format("BASIN_THREADS={}: expected 1..{}", *threads, kMostThreads));
     return static_cast<int>(*threads);
   }
-  cpu_set_t cores;
-  const int64_t available = sched_getaffinity(0, sizeof(cores), &cores) == 0
-                                ? CPU_COUNT(&cores)
-                                : std::thread::hardware_concurrency();
-  return static_cast<int>(std::max<int64_t>(1, available / std::max<int64_t>(1, sharers)));
+  if (const auto threads = openmp_threads(environment)) return *threads;
+  return static_cast<int>(std::max(1.0, cpus / static_cast<double>(std::max<int64_t>(1, sharers))));
 }
 
 }  // namespace basin

@@ -7,6 +7,7 @@
 #include "train/comm.h"
 #include "train/environment.h"
 #include "train/launchers.h"
+#include "train/machine_limits.h"
 
 namespace basin {
 
@@ -31,9 +32,11 @@ Placement find_placement(const Environment& environment, const PlacementOptions&
 /// The same for what can do without: a single process where find_placement throws.
 Placement guess_placement(const Environment& environment);
 
-/// Threads that a process should use: BASIN_THREADS, else the cores it may run on divided by the
-/// `sharers` that may run on the same ones. OMP_NUM_THREADS is not asked: torchrun sets it to 1.
-int threads_per_rank(const Environment& environment, int64_t sharers);
+/// Threads that a process should use: BASIN_THREADS, else OMP_NUM_THREADS (but torchrun's own 1),
+/// else the cores it may run on divided by the `sharers` that may run on the same ones.
+int threads_per_rank(const Environment& environment,
+                     int64_t sharers,
+                     double cpus = available_cpus());
 
 // From our own launcher to its ranks.
 inline constexpr const char* kErrorFdVariable = "BASIN_ERROR_FD";  // where a rank's last words go

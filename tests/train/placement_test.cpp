@@ -215,6 +215,23 @@ TEST(Placement, GuessIsASingleProcessWhereVariablesContradict) {
   EXPECT_EQ(guess_placement(Environment(kTorchrun)).rendezvous.size, 8);
 }
 
+TEST(ThreadsPerRank, OmpNumThreadsCountsAndCoresAreShared) {
+  const auto threads = [](const Variables& variables, int64_t sharers, double cpus) {
+    return threads_per_rank(Environment(variables), sharers, cpus);
+  };
+  EXPECT_EQ(threads({}, 1, 6), 6);
+  EXPECT_EQ(threads({}, 2, 6.9), 3);
+  EXPECT_EQ(threads({}, 8, 0.5), 1);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "3"}}, 8, 2), 3);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "1"}}, 1, 8), 1);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "4,2"}}, 1, 8), 4);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "many"}}, 1, 8), 8);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "0"}}, 1, 8), 8);
+  EXPECT_EQ(threads({{"OMP_NUM_THREADS", "3"}, {"BASIN_THREADS", "5"}}, 1, 8), 5);
+  EXPECT_EQ(threads(kTorchrun, 2, 8), 4);  // with its OMP_NUM_THREADS=1
+  EXPECT_EQ(threads(merged(kTorchrun, {{"OMP_NUM_THREADS", "6"}}), 2, 8), 6);
+}
+
 TEST(ThreadsPerRank, TorchrunsOmpNumThreadsIsIgnored) {
   const Environment plain(Variables{}), torchrun(kTorchrun);
   EXPECT_EQ(threads_per_rank(torchrun, 1), threads_per_rank(plain, 1));

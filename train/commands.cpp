@@ -96,6 +96,7 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     const Backend backend = choose_backend(config.train.distributed.backend, devices);
     comm = meeting.connect({.nccl_device = backend.nccl ? std::optional<int>(device.index()) : std::nullopt, .two_level = config.train.distributed.two_level});
     const Plan plan = make_plan(config, {.cuda = device.is_cuda(), .ranks = comm->size()});   // on all ranks: they refuse alike
+    if (device.is_cpu()) refuse_too_large(plan, placement.local_size, available_bytes());
     if (comm->is_root()) print_summary(config, plan, how_ranks_talk(meeting, *comm, backend), device);
     trainer = std::make_unique<Trainer>(config, *comm, device);
     const Trainer::Outcome outcome = trainer->run();
@@ -177,7 +178,8 @@ void add_train(CLI::App& app, int& status) {
       "  mpirun -n 16 -x MASTER_ADDR=HOST build/basin train CONFIG\n"
       "They meet at MASTER_ADDR:MASTER_PORT (srun: the first node, one machine: 127.0.0.1) or in --rdzv-file, compare configuration and build, and end\n"
       "together: a rank that fails, hangs or does not come is named after train.distributed.timeout at the latest.\n"
-      "Threads: the cores that a rank may use, divided by the ranks that may use the same; BASIN_THREADS overrides.");
+      "Threads: BASIN_THREADS, else OMP_NUM_THREADS (but torchrun's own 1), else the cores that a rank may use or its control group pays for (cpu.max),\n"
+      "divided by the ranks that may use the same.");
   verb->callback([options, &status] { status = train(*options); });
 }
 

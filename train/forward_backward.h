@@ -1,5 +1,5 @@
-// Forward and backward pass of a micro-batch. On a GPU with Basin's kernels the first one of a
-// trainer is recorded as a CUDA graph, and each is then one launch: a small model's hundreds of
+// Forward and backward pass of a micro-batch. On a GPU with Basin's kernels one can be recorded as
+// a CUDA graph, and each that calls no hooks is then one launch: a small model's hundreds of
 // launches take longer than their work.
 #pragma once
 
@@ -17,8 +17,9 @@ class ForwardBackward {
   /// `model`'s parameters must already have what collects their gradients (GradientBuckets).
   explicit ForwardBackward(const Transformer& model);
 
-  /// Before the first run: samples (micro-batch, T + 1) of the shape that all runs will have. May
-  /// run the model, so that gradients collected so far are void.
+  /// Before the first run, where there will be runs without hooks: samples (micro-batch, T + 1) of
+  /// the shape that all runs will have. May run the model, so that gradients collected so far are
+  /// void.
   void prepare(const at::Tensor& samples);
   /// Adds the micro-batch's mean loss to the sum, and its gradient to what collects them. A graph
   /// does so without calling the parameters' hooks, unless they are asked for.

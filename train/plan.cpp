@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <limits>
 #include <stdexcept>
 
 #include "configs/progress.h"
@@ -52,6 +50,8 @@ PlanMemory plan_memory(const RunConfig& config, const PlanMachine& machine, int6
                  2 * block(positions * (config.model.rotary_size() / 2) * 4);
   memory.pass = pass_memory(config.model, pass_shape(config, micro_batch, machine.cuda));
   memory.runtime = machine.cuda ? kCudaRuntime : 0;
+  const int64_t micro_batches = rank_batch(config, machine.ranks) / micro_batch;
+  if (machine.cuda && machine.ranks > 1 && micro_batches > 1) memory.graph = memory.pass.peak;
   memory.checkpoint_copy = 3 * owned * 4 + (bf16 ? flat * 2 : 0);
   return memory;
 }
@@ -121,26 +121,23 @@ std::string micro_batch_setting(const Plan& plan) {
   return fmt::format("train.micro_batch={}", plan.micro_batch);
 }
 
-/// Bytes of memory that can be had without swapping; the largest number when the system does not
-/// say.
-double available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string word; file >> word;)
-    if (double kib = 0; word == "MemAvailable:" && file >> kib) return 1024 * kib;
-  return std::numeric_limits<double>::max();
-}
-
 }  // namespace
 
-void refuse_too_large(const Plan& plan) {
-  const double available = available_bytes();
-  if (static_cast<double>(plan.memory.step_total()) <= available) return;
-  throw std::runtime_error(
-      fmt::format("{}, and this machine has {} left: 'basin plan CONFIG --memory {:.0f}GiB' says "
-                  "what to turn",
-                  memory_summary(plan.memory),
-                  format_bytes(available),
-                  std::max(1.0, available / (1 << 30))));
+void refuse_too_large(const Plan& plan, int64_t ranks_here, double available) {
+  const double needed = static_cast<double>(plan.needed_bytes() * ranks_here);
+  if (needed <= available) return;
+  const double each = std::floor(available / static_cast<double>(ranks_here) / 1024);  // KiB
+  const bool large = each >= 1 << 20;
+  throw std::runtime_error(fmt::format(
+      "{}; with the copy for a checkpoint{} {}, and this machine has {} left: 'basin plan CONFIG "
+      "--ranks {} --memory {:.0f}{}' says what to turn",
+      memory_summary(plan.memory),
+      ranks_here == 1 ? "" : fmt::format(", times the {} ranks here,", ranks_here),
+      format_bytes(needed),
+      format_bytes(available),
+      plan.machine.ranks,
+      large ? std::floor(each / 1024) : std::max(1.0, each),
+      large ? "MiB" : "KiB"));
 }
 
 int64_t choose_micro_batch(const RunConfig& config, int64_t batch, bool on_cpu) {
@@ -248,7 +245,7 @@ std::string memory_summary(const PlanMemory& memory) {
       bytes(memory.gradients),
       bytes(memory.master + memory.moments),
       bytes(memory.pass.kept),
-      bytes(memory.working() + memory.batch + memory.runtime));
+      bytes(memory.working() + memory.batch + memory.graph + memory.runtime));
 }
 
 }  // namespace basin

@@ -37,13 +37,14 @@ struct PlanMemory {
   int64_t weights = 0, gradients = 0, master = 0, moments = 0;
   int64_t batch = 0;            // the rank's samples of a step, rotary tables
   PassMemory pass;              // activations, and what comes on top at the peak
+  int64_t graph = 0;            // a recorded pass that keeps its memory beside one that is not
   int64_t runtime = 0;          // CUDA's context and libraries, an assumption
   int64_t checkpoint_copy = 0;  // in host memory, while a checkpoint is written
 
   int64_t working() const { return pass.peak - pass.kept; }
   /// Of the device at the peak of a step.
   int64_t step_total() const {
-    return weights + gradients + master + moments + batch + pass.peak + runtime;
+    return weights + gradients + master + moments + batch + pass.peak + graph + runtime;
   }
 };
 
@@ -77,9 +78,9 @@ struct Plan {
 /// share the batch.
 Plan make_plan(const RunConfig& config, const PlanMachine& machine);
 
-/// Throws std::runtime_error when a step takes more memory than this machine has left: LibTorch's
-/// allocator would end the program.
-void refuse_too_large(const Plan& plan);
+/// Throws std::runtime_error when the `ranks_here` of this machine take more memory than it has
+/// left, `available` bytes: LibTorch's allocator would end the program.
+void refuse_too_large(const Plan& plan, int64_t ranks_here, double available);
 
 /// A change of the configuration that lowers memory.
 struct Knob {

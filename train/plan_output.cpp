@@ -49,6 +49,8 @@ std::vector<Kind> kinds(const RunConfig& config, const Plan& plan) {
        fmt::format("at the peak, in {}; {} of logits at once",
                    memory.pass.peak_at,
                    bytes(memory.pass.logits))}};
+  if (memory.graph > 0)
+    out.push_back({"CUDA graph", memory.graph, "of all micro-batches but the last: keeps its own"});
   if (memory.runtime > 0)
     out.push_back({"CUDA", memory.runtime, "context, libraries, communication: an assumption"});
   return out;
@@ -168,6 +170,7 @@ Json memory_json(const Plan& plan) {
           {"activations", memory.pass.kept},
           {"working_buffers", memory.working() + memory.batch},
           {"logits", memory.pass.logits},
+          {"graph", memory.graph},
           {"runtime", memory.runtime},
           {"step_total", memory.step_total()},
           {"checkpoint_copy_host", memory.checkpoint_copy},

@@ -39,7 +39,6 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                comm.size(),
                static_cast<uint64_t>(config.train.seed)}),
       log_(config, comm, device) {
-  if (device.is_cpu()) refuse_too_large(make_plan(config, {.ranks = comm.size()}));
   micro_batch_ =
       choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())
@@ -78,7 +77,9 @@ Trainer::~Trainer() = default;
 StepResult Trainer::train_step() {
   const at::Tensor batch = to_device(loader_.batch(state_.batch));  // (B / ranks, T + 1)
   const std::vector<at::Tensor> micro_batches = batch.split(micro_batch_);
-  forward_backward_->prepare(micro_batches.front());
+  // With others, the last one calls hooks and is no graph: alone in its step, it needs none.
+  if (micro_batches.size() > 1 || comm_.size() == 1)
+    forward_backward_->prepare(micro_batches.front());
   gradients_->zero();
   forward_backward_->reset_loss();
   for (size_t i = 0; i < micro_batches.size(); ++i) {

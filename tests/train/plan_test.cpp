@@ -76,6 +76,46 @@ TEST(Plan, MemoryGrowsWithTheMicroBatchAndShrinksByEachSwitch) {
   }
 }
 
+// With other ranks the last micro-batch of a step is no graph, and the graph of the others keeps
+// its memory.
+TEST(Plan, AGraphBesideAPassThatIsNone) {
+  const auto graph = [](const std::string& micro_batch, int64_t ranks) {
+    const PlanMemory memory =
+        make_plan(run_config("pythia-160m.yaml", {"train.micro_batch=" + micro_batch}), gpus(ranks))
+            .memory;
+    EXPECT_TRUE(memory.graph == 0 || memory.graph == memory.pass.peak);
+    return memory.graph > 0;
+  };
+  EXPECT_TRUE(graph("16", 8));   // of 32
+  EXPECT_FALSE(graph("32", 8));  // one pass a step, with hooks
+  EXPECT_FALSE(graph("16", 1));  // all are the graph
+}
+
+TEST(Plan, RefusesWhatTheRanksOfAMachineTakeTogether) {
+  PlanMachine machine;
+  machine.ranks = 4;
+  const Plan plan = make_plan(run_config("pythia-160m.yaml"), machine);
+  const auto needed = static_cast<double>(plan.needed_bytes());
+  EXPECT_GT(needed, static_cast<double>(plan.memory.step_total()));
+  EXPECT_NO_THROW(refuse_too_large(plan, 1, needed));
+  EXPECT_NO_THROW(refuse_too_large(plan, 2, 2 * needed));
+  EXPECT_THROW(refuse_too_large(plan, 1, needed - 1), std::runtime_error);
+  EXPECT_THROW(refuse_too_large(plan, 2, 2 * needed - 1), std::runtime_error);
+  const auto refusal = [&](int64_t ranks_here, double available) -> std::string {
+    try {
+      refuse_too_large(plan, ranks_here, available);
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_THAT(refusal(2, 2'000'000),
+              testing::AllOf(HasSubstr("times the 2 ranks here"),
+                             HasSubstr("this machine has 2.00 MB left"),
+                             HasSubstr("--ranks 4 --memory 976KiB")));
+  EXPECT_THAT(refusal(1, 1.999 * (1 << 30)), HasSubstr("--ranks 4 --memory 2046MiB"));
+}
+
 TEST(Plan, ShardsDivideMasterWeightsAndMoments) {
   RunConfig config = run_config("pythia-160m.yaml");
   const PlanMemory whole = make_plan(config, gpus(8)).memory;

@@ -118,6 +118,16 @@ void GradientBuckets::finish_reduction() {
 }
 
 double GradientBuckets::sum_of_squares() const {
+  if (flat_.is_cuda() && own_.size() > 1) {  // added up there: one wait, not one for each range
+    std::vector<at::Tensor> norms;
+    for (const Range& range : own_)
+      norms.push_back(at::linalg_vector_norm(flat_.narrow(0, range.begin, range.size()),
+                                             2,
+                                             at::OptionalIntArrayRef(),
+                                             false,
+                                             at::kDouble));
+    return at::stack(norms).square().sum().item<double>();
+  }
   double sum = 0;
   for (const Range& range : own_)
     sum += ops::sum_of_squares(flat_.narrow(0, range.begin, range.size()));

@@ -1,19 +1,26 @@
 #include "train/run_directory.h"
 
+#include <ATen/ATen.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <fstream>
+#include <random>
 #include <set>
 #include <stdexcept>
 #include <string_view>
+#include <thread>
 #include <utility>
 
+#include "configs/clock.h"
 #include "configs/files.h"
 #include "model/manifest.h"
 #include "train/state.h"
@@ -63,6 +70,18 @@ std::optional<double> saved_validation_loss(const fs::path& directory) {
   }
 }
 
+/// Network file systems may show a new file only after some seconds.
+bool sees_nonce(const fs::path& file, const std::string& nonce) {
+  constexpr std::chrono::seconds kPatience{5};
+  for (const Clock::time_point deadline = Clock::now() + kPatience;;) {
+    std::string text;
+    std::getline(std::ifstream(file), text);
+    if (text == nonce) return true;
+    if (Clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 FileDescriptor open_lock(const fs::path& run_directory) {
   make_writable_directory(run_directory);
   FileDescriptor file(
@@ -80,6 +99,30 @@ RunLock::RunLock(const fs::path& run_directory) : file_(open_lock(run_directory)
     throw std::runtime_error(
         fmt::format("another process trains in {}: wait for it or use another run.dir",
                     run_directory.string()));
+}
+
+void require_shared(const fs::path& run_directory, Comm& comm) {
+  if (comm.size() == 1) return;
+  const fs::path file = run_directory / ".nonce";
+  const std::string nonce = std::to_string(
+      comm.broadcast(comm.is_root() ? static_cast<int64_t>(std::random_device()()) : 0));
+  if (comm.is_root() && !(std::ofstream(file) << nonce << std::flush))
+    throw std::runtime_error(fmt::format("cannot write {}", file.string()));
+  comm.barrier();
+  const bool sees = sees_nonce(file, nonce);
+  const at::Tensor all = comm.all_gather_rows(at::scalar_tensor(sees ? 1.0 : 0.0, at::kDouble));
+  std::error_code gone;
+  if (comm.is_root()) fs::remove(file, gone);
+  std::vector<int64_t> blind;
+  for (int64_t rank = 0; rank < comm.size(); ++rank)
+    if (all[rank][0].item<double>() == 0) blind.push_back(rank);
+  if (blind.empty()) return;
+  throw std::invalid_argument(
+      fmt::format("run.dir {} must lie on a file system that all ranks see: rank {} does not see "
+                  "there what rank 0 has written; name a directory that is shared by all machines, "
+                  "from / on",
+                  run_directory.string(),
+                  fmt::join(blind, ", ")));
 }
 
 fs::path aside(const fs::path& directory, int64_t pid, int64_t attempt) {

@@ -9,6 +9,7 @@
 
 #include "configs/file_descriptor.h"
 #include "model/step_directories.h"
+#include "train/comm.h"
 #include "train/config.h"
 
 namespace basin {
@@ -22,6 +23,10 @@ class RunLock {
  private:
   FileDescriptor file_;
 };
+
+/// On all ranks: throws std::invalid_argument, naming those that do not see what rank 0 writes into
+/// the directory, which it holds.
+void require_shared(const std::filesystem::path& run_directory, Comm& comm);
 
 /// Where attempt number `attempt` of the process `pid` writes `step_directory`.
 std::filesystem::path aside(const std::filesystem::path& step_directory,

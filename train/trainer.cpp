@@ -39,6 +39,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
                comm.size(),
                static_cast<uint64_t>(config.train.seed)}),
       log_(config, comm, device) {
+  require_shared(config.run.dir, comm);
   micro_batch_ =
       choose_micro_batch(config, config.train.global_batch / comm.size(), device.is_cpu());
   if (!config.data.heldout.empty())

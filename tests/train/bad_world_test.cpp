@@ -104,6 +104,29 @@ TEST_F(BadWorldTest, AnotherBuild) {
   EXPECT_THAT(errors_in(one.said()), IsEmpty());
 }
 
+// The same relative run.dir in two working directories, as on machines that share no file system.
+TEST_F(BadWorldTest, ARunDirectoryOfEachRanksOwn) {
+  RunConfig config = impatient_config("run", "20s");
+  config.run.dir = "run";
+  const uint16_t port = unused_port();
+  const auto rank = [&](int64_t number) {
+    const std::filesystem::path machine = root_ / ("machine" + std::to_string(number));
+    std::filesystem::create_directories(machine);
+    Words words = as_rank(number, 2, port);
+    words.insert(words.begin() + 1, "--chdir=" + machine.string());
+    return start(std::to_string(number), config, words);
+  };
+  const auto zero = rank(0), one = rank(1);
+  EXPECT_EQ(zero->wait(), 2);
+  EXPECT_THAT(errors_in(zero->said()),
+              ElementsAre(AllOf(HasSubstr("[rank 0] run.dir run must lie on a file system that all "
+                                          "ranks see: rank 1 does not see"),
+                                HasSubstr("from / on"))));
+  EXPECT_EQ(one->wait(), 2);
+  EXPECT_THAT(errors_in(one->said()), IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(root_ / "machine0/run/.nonce"));
+}
+
 // One of three ranks of --nproc is ended in the middle.
 TEST_F(BadWorldTest, ARankThatDies) {
   RunConfig config = impatient_config("run", "20s");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <stdexcept>
@@ -315,6 +316,23 @@ void find_vocab_size(RunConfig& config, const std::string& path) {
                     "the data, or add --set model.vocab_size=32000 or the like",
                     path));
   }
+}
+
+std::vector<std::string> rounding_changes(const RunConfig& before,
+                                          const RunConfig& now,
+                                          int64_t ranks) {
+  // Of the other keys of train.distributed, what they come to is part of Machine::method.
+  std::vector<std::string_view> keys = {"train.micro_batch"};
+  if (ranks > 1)
+    keys.insert(keys.end(),
+                {"train.distributed.bucket_mib",
+                 "train.distributed.reduce_dtype",
+                 "train.distributed.shard_optimizer"});
+  std::vector<std::string> out;
+  for (const Difference& key : differences(before, now))
+    if (std::find(keys.begin(), keys.end(), key.key) != keys.end())
+      out.push_back(fmt::format("{} {} before, {} now", key.key, key.a, key.b));
+  return out;
 }
 
 std::vector<std::string> resume_obstacles(const RunConfig& before,

@@ -344,6 +344,11 @@ void match_model_to_data(RunConfig& config);
 /// there. Throws std::invalid_argument where it is not; `path`, the run file, is for the message.
 void find_vocab_size(RunConfig& config, const std::string& path);
 
+/// Keys whose change alters how sums are rounded, when `ranks` go on: one line each, with both values.
+std::vector<std::string> rounding_changes(const RunConfig& before,
+                                          const RunConfig& now,
+                                          int64_t ranks);
+
 /// What keeps a run begun as `before` from going on at `step` as `now`: one line per key, with both
 /// values. Empty: nothing.
 std::vector<std::string> resume_obstacles(const RunConfig& before,

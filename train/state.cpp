@@ -33,17 +33,20 @@ std::vector<std::string> Machine::changes_since(const Machine& before) const {
   compare("device", before.device, device);
   compare("ranks", before.ranks, ranks);
   compare("threads", before.threads, threads);
+  if (!before.method.empty() && !method.empty())
+    compare("ranks add up through", before.method, method);
   return out;
 }
 
-Machine this_machine(at::Device device, int64_t ranks) {
+Machine this_machine(at::Device device, const Comm& comm) {
   static const std::string build = xxh3_hex_of_file("/proc/self/exe");
   return {build,
           TORCH_VERSION,
           kernels::instruction_set(),
           c10::DeviceTypeName(device.type(), /*lower_case=*/true),
-          ranks,
-          at::get_num_threads()};
+          comm.size(),
+          at::get_num_threads(),
+          comm.method()};
 }
 
 FileSum write_state(const fs::path& directory, const SavedState& saved) {
@@ -66,7 +69,8 @@ FileSum write_state(const fs::path& directory, const SavedState& saved) {
                      {"instruction_set", machine.instruction_set},
                      {"device", machine.device},
                      {"ranks", machine.ranks},
-                     {"threads", machine.threads}};
+                     {"threads", machine.threads},
+                     {"method", machine.method}};
   json["data"] = saved.data;
   json["heldout"] = saved.heldout;
   json["config"] = to_yaml(saved.config);
@@ -95,7 +99,8 @@ SavedState read_state(const fs::path& directory) {
                      machine.at("instruction_set"),
                      machine.at("device"),
                      machine.at("ranks"),
-                     machine.at("threads")};
+                     machine.at("threads"),
+                     machine.value("method", "")};
     saved.data = json.value("data", std::vector<std::string>());
     saved.heldout = json.value("heldout", std::string());
     saved.config = config_from_text<RunConfig>(json.at("config").get<std::string>(), path.string());

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "train/comm.h"
 #include "train/config.h"
 
 namespace basin {
@@ -35,11 +36,12 @@ struct Machine {
   std::string build;  // XXH3 of the program
   std::string torch, instruction_set, device;
   int64_t ranks = 1, threads = 1;
+  std::string method;  // Comm::method(); empty in old checkpoints
 
   /// "threads: 2 before, 4 now" for each difference.
   std::vector<std::string> changes_since(const Machine& before) const;
 };
-Machine this_machine(at::Device device, int64_t ranks);
+Machine this_machine(at::Device device, const Comm& comm);
 
 /// What trainer/state.json says.
 struct SavedState {

@@ -62,7 +62,7 @@ Trainer::Trainer(const RunConfig& config, Comm& comm, at::Device device)
   if (checkpoint >= 0) resume(checkpoint);
   if (checkpoint < 0) start_anew();
   SavedState run;
-  run.machine = this_machine(device_, comm_.size());
+  run.machine = this_machine(device_, comm_);
   run.config = config_;
   for (const IndexedDataset& dataset : loader_.datasets()) run.data.push_back(dataset.contents());
   if (validation_) run.heldout = validation_->contents();

@@ -73,6 +73,7 @@ class Trainer {
   int64_t newest_checkpoint() const;
   at::Tensor initial_master(bool filled);
   void resume(int64_t step);
+  std::vector<std::string> inexactness(const SavedState& saved) const;
   void start_anew();
   void load(const SavedState& saved, const std::filesystem::path& step_directory);
   void roll_back();

@@ -36,7 +36,31 @@ std::vector<std::string> data_obstacles(const std::vector<std::string>& before,
   return out;
 }
 
+/// The saved configuration, with the present path of each dataset that holds what it held: it has
+/// only been moved.
+RunConfig with_moved_data(const SavedState& saved,
+                          const RunConfig& now,
+                          const std::vector<IndexedDataset>& datasets) {
+  RunConfig before = saved.config;
+  if (before.data.train.size() != now.data.train.size()) return before;
+  for (size_t i = 0; i < std::min(saved.data.size(), datasets.size()); ++i)
+    if (saved.data[i] == datasets[i].contents()) before.data.train[i].path = now.data.train[i].path;
+  return before;
+}
+
 }  // namespace
+
+/// Why what follows may differ from what would have followed without an end: one line each.
+std::vector<std::string> Trainer::inexactness(const SavedState& saved) const {
+  std::vector<std::string> out;
+  for (const std::string& change : this_machine(device_, comm_).changes_since(saved.machine))
+    out.push_back("what ran it has changed, " + change);
+  const auto keys = rounding_changes(saved.config, config_, comm_.size());
+  out.insert(out.end(), keys.begin(), keys.end());
+  if (device_.is_cuda() && !(saved.config.train.deterministic && config_.train.deterministic))
+    out.push_back("on a GPU that takes train.deterministic, from the start");
+  return out;
+}
 
 /// The step of the checkpoint with which the run goes on, -1 when there is none.
 int64_t Trainer::newest_checkpoint() const {
@@ -82,7 +106,8 @@ void Trainer::resume(int64_t step) {
   const std::filesystem::path run_directory = config_.run.dir;
   const std::filesystem::path directory = step_directory(run_directory, step);
   const SavedState saved = read_state(directory);
-  if (const auto obstacles = resume_obstacles(saved.config, config_, step); !obstacles.empty()) {
+  const RunConfig before = with_moved_data(saved, config_, loader_.datasets());
+  if (const auto obstacles = resume_obstacles(before, config_, step); !obstacles.empty()) {
     throw std::invalid_argument(fmt::format(
         "{} holds a run of another configuration: use another run.dir, or restore\n  {}",
         config_.run.dir,
@@ -100,15 +125,10 @@ void Trainer::resume(int64_t step) {
     for (const Difference& key : differences(saved.config, config_))
       spdlog::info("{}: {} before, {} now", key.key, key.a, key.b);
   }
-  for (const std::string& change :
-       this_machine(device_, comm_.size()).changes_since(saved.machine)) {
-    if (comm_.is_root())
-      spdlog::info("the continuation is not bit-exact, what ran it has changed: {}", change);
+  if (comm_.is_root()) {
+    for (const std::string& change : inexactness(saved))
+      spdlog::info("the continuation is not bit-exact: {}", change);
   }
-  if (const int64_t before = saved.config.train.micro_batch, now = config_.train.micro_batch;
-      before != now && comm_.is_root())
-    spdlog::info(
-        "the continuation is not bit-exact: train.micro_batch {} before, {} now", before, now);
   if (comm_.is_root() && validation_ && !saved.heldout.empty() &&
       saved.heldout != validation_->contents())
     spdlog::warn("data.heldout {} has changed, validation losses before and after are not of the "

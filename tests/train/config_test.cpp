@@ -158,6 +158,27 @@ TEST_F(RunConfigTest, ResumeAcceptsWhatChangesNoWeightOfThePast) {
               ElementsAre(HasSubstr("train.optimizer.lr: 0.01 before, 0.5 now")));
 }
 
+TEST_F(RunConfigTest, WhatChangesRoundingIsNamed) {
+  const RunConfig before = tiny_config("a");
+  RunConfig now = before;
+  now.run.dir = "elsewhere";
+  now.train.distributed.timeout = "1h";
+  now.train.distributed.two_level = false;
+  EXPECT_THAT(rounding_changes(before, now, 2), IsEmpty());
+  now.train.micro_batch = 2;
+  now.train.distributed.bucket_mib = 3;
+  now.train.distributed.reduce_dtype = Precision::kBf16;
+  now.train.distributed.shard_optimizer = true;
+  EXPECT_THAT(
+      rounding_changes(before, now, 2),
+      testing::UnorderedElementsAre("train.micro_batch 4 before, 2 now",
+                                    "train.distributed.bucket_mib 25.0 before, 3.0 now",
+                                    "train.distributed.reduce_dtype fp32 before, bf16 now",
+                                    "train.distributed.shard_optimizer false before, true now"));
+  EXPECT_THAT(rounding_changes(before, now, 1), ElementsAre("train.micro_batch 4 before, 2 now"));
+  EXPECT_THAT(resume_obstacles(before, now, 20), IsEmpty());
+}
+
 TEST_F(RunConfigTest, ResumeAcceptsMoreStepsOnlyWhenNoPastLearningRateChanges) {
   RunConfig before = tiny_config("a"), now = before;
   now.train.steps = 100;

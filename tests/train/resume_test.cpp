@@ -222,6 +222,38 @@ TEST_F(ResumeTest, OtherDataUnderTheSameNameIsRefused) {
   EXPECT_NO_THROW(Trainer(config, *comm, at::kCPU));
 }
 
+TEST(Machine, HowRanksAddUpIsPartOfIt) {
+  const Machine before{"build", "torch", "avx2", "cpu", 2, 1, "gloo"};
+  Machine now = before;
+  EXPECT_THAT(now.changes_since(before), testing::IsEmpty());
+  now.method = "gloo on two levels, 2 x 1";
+  EXPECT_THAT(now.changes_since(before),
+              ElementsAre("ranks add up through: gloo before, gloo on two levels, 2 x 1 now"));
+  Machine old = before;  // from before it was written down
+  old.method = "";
+  EXPECT_THAT(now.changes_since(old), testing::IsEmpty());
+}
+
+TEST_F(ResumeTest, TheSameDataMayLieElsewhere) {
+  RunConfig config = resumable(tiny_config("a"), 5);
+  run(config);
+  for (const char* end : {".bin", ".idx"})
+    std::filesystem::rename(root_ / ("train" + std::string(end)),
+                            root_ / ("moved" + std::string(end)));
+  config.data.train = {{(root_ / "moved").string(), 1}};
+  const auto comm = make_single_comm();
+  EXPECT_EQ(Trainer(config, *comm, at::kCPU).state().step, 5);
+  write_test_dataset(root_ / "other", 20000, 3);
+  config.data.train = {{(root_ / "other").string(), 1}};
+  try {
+    Trainer trainer(config, *comm, at::kCPU);
+    FAIL() << "was not refused";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_THAT(error.what(), HasSubstr("another configuration"));
+    EXPECT_THAT(error.what(), HasSubstr("/other now"));
+  }
+}
+
 TEST_F(ResumeTest, RunDirectoryIsHeldByOneProcess) {
   const RunConfig config = tiny_config("a");
   const auto comm = make_single_comm();

@@ -78,7 +78,55 @@ class Mixture {
   std::vector<uint64_t> bounds_{0};  // share of dataset d: [bounds_[d], bounds_[d + 1])
 };
 
+double total_weight(const DataConfig& config) {
+  double total = 0;
+  for (const DatasetConfig& dataset : config.train) total += dataset.weight;
+  return total;
+}
+
+/// Whole samples of T + 1 tokens in one epoch.
+int64_t count_samples(const IndexedDataset& dataset, const DataConfig& config) {
+  const int64_t tokens = dataset.num_tokens();
+  return tokens > 0 ? (tokens - 1) / config.sequence_length : 0;
+}
+
+/// Throws std::invalid_argument when a step would see samples of the dataset twice, or there is
+/// none.
+void refuse_too_few(const IndexedDataset& dataset,
+                    const DatasetConfig& of,
+                    const DataConfig& config,
+                    int64_t global_batch) {
+  const int64_t samples = count_samples(dataset, config);
+  if (samples == 0)
+    throw std::invalid_argument(
+        fmt::format("{}: {} tokens are too few for one sample of {} (data.sequence_length + "
+                    "1): use more text or a shorter "
+                    "data.sequence_length",
+                    of.path,
+                    dataset.num_tokens(),
+                    config.sequence_length + 1));
+  const double share = static_cast<double>(global_batch) * of.weight / total_weight(config);
+  if (static_cast<double>(samples) < share)
+    throw std::invalid_argument(fmt::format(
+        "{}: {} samples of {} tokens (data.sequence_length + 1) are fewer than the "
+        "{:.4g} that each step takes of them (train.global_batch {}): use more text, or "
+        "smaller batches or samples",
+        of.path,
+        samples,
+        config.sequence_length + 1,
+        share,
+        global_batch));
+}
+
 }  // namespace
+
+std::vector<double> epochs(const DataConfig& config, double samples) {
+  std::vector<double> out;
+  for (const DatasetConfig& dataset : config.train)
+    out.push_back(samples * dataset.weight / total_weight(config) /
+                  static_cast<double>(count_samples(IndexedDataset(dataset.path), config)));
+  return out;
+}
 
 struct DataLoader::Impl {
   BatchShape shape;
@@ -97,17 +145,8 @@ struct DataLoader::Impl {
         mixture(config.train, batch_shape.seed) {
     for (const DatasetConfig& dataset : config.train) {
       datasets.emplace_back(dataset.path);
-      const int64_t tokens = datasets.back().num_tokens();
-      samples.push_back(tokens > 0 ? (tokens - 1) / sequence_length : 0);
-      if (samples.back() == 0) {
-        throw std::invalid_argument(
-            fmt::format("{}: {} tokens are too few for one sample of {} (data.sequence_length + "
-                        "1): use more text or a shorter "
-                        "data.sequence_length",
-                        dataset.path,
-                        tokens,
-                        sequence_length + 1));
-      }
+      refuse_too_few(datasets.back(), dataset, config, shape.global_batch);
+      samples.push_back(count_samples(datasets.back(), config));
     }
   }
 

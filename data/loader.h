@@ -22,10 +22,13 @@ struct BatchShape {
   uint64_t seed = 0;
 };
 
+/// How many times `samples` of the run go over each dataset.
+std::vector<double> epochs(const DataConfig& config, double samples);
+
 class DataLoader {
  public:
-  /// Opens the datasets. Throws std::invalid_argument when one has too few tokens for a sample or
-  /// `world` does not divide `global_batch`.
+  /// Opens the datasets. Throws std::invalid_argument when one has too few tokens for a sample, or
+  /// fewer samples than its share of a global batch, or `world` does not divide `global_batch`.
   DataLoader(const DataConfig& config, const BatchShape& shape);
   ~DataLoader();
 

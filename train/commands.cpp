@@ -2,11 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -18,6 +20,7 @@
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "configs/yaml_config.h"
+#include "data/loader.h"
 #include "model/cost.h"
 #include "train/backend.h"
 #include "train/config.h"
@@ -44,14 +47,23 @@ struct TrainOptions {
 constexpr double kLongestMeeting = 5 * 60;   // seconds
 constexpr std::chrono::seconds kShortMeeting{5};
 
+/// "0.52 epochs", with several datasets "epochs: books 0.52, web 1.4"
+std::string epochs_text(const RunConfig& config) {
+  const std::vector<double> all = epochs(config.data, static_cast<double>(config.train.global_batch) * static_cast<double>(config.train.steps));
+  if (all.size() == 1) return fmt::format("{:.3g} epochs", all[0]);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < all.size(); ++i) names.push_back(fmt::format("{} {:.3g}", std::filesystem::path(config.data.train[i].path).filename().string(), all[i]));
+  return fmt::format("epochs: {}", fmt::join(names, ", "));
+}
+
 /// Two lines before the first step.
 void print_summary(const RunConfig& config, const Plan& plan, const std::string& ranks, at::Device device) {
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
-  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all, {} {}, {} x {} thread{}{}",
+  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all ({}), {} {}, {} x {} thread{}{}",
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
-               format_count(tokens * static_cast<double>(config.train.steps)), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
+               format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
                datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
   spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
 }

@@ -68,6 +68,25 @@ TEST_F(LoaderTest, CountsSamples) {
   expect_contains(message, "8 tokens are too few for one sample of 9");
 }
 
+// Of its share of a global batch: 4 samples are enough for half of 8.
+TEST_F(LoaderTest, RefusesFewerSamplesThanAStepTakes) {
+  const DatasetConfig four = counting("four", 4 * kT + 1, 0), many = counting("many", 999, 0);
+  const auto refusal = [&](const std::vector<DatasetConfig>& train) {
+    return message_of<std::invalid_argument>(
+        [&] { DataLoader(config(train), {.global_batch = 8}); });
+  };
+  DataLoader(config({four, many}), {.global_batch = 8});
+  expect_contains(refusal({four}), "four: 4 samples of 9 tokens");
+  expect_contains(refusal({four}), "fewer than the 8 that each step takes");
+  expect_contains(refusal({{four.path, 3}, many}), "fewer than the 6 that each step takes");
+}
+
+TEST_F(LoaderTest, CountsEpochs) {
+  const DatasetConfig four = counting("four", 4 * kT + 1, 0), ten = counting("ten", 11 * kT, 0, 3);
+  EXPECT_EQ(epochs(config({four}), 6), std::vector<double>{1.5});
+  EXPECT_EQ(epochs(config({four, ten}), 40), (std::vector<double>{2.5, 3}));
+}
+
 TEST_F(LoaderTest, AnEpochEndsInsideABatch) {
   const int64_t n = 5;
   DataLoader loader(config({counting("d", n * kT + 1, 0)}), {.global_batch = 4, .seed = 3});

@@ -28,6 +28,7 @@
 #include "train/launch.h"
 #include "train/meeting.h"
 #include "train/plan.h"
+#include "train/run_directory.h"
 #include "train/set_option.h"
 #include "train/trainer.h"
 
@@ -50,9 +51,9 @@ constexpr std::chrono::seconds kShortMeeting{5};
 /// "0.52 epochs", with several datasets "epochs: books 0.52, web 1.4"
 std::string epochs_text(const RunConfig& config) {
   const std::vector<double> all = epochs(config.data, static_cast<double>(config.train.global_batch) * static_cast<double>(config.train.steps));
-  if (all.size() == 1) return fmt::format("{:.3g} epochs", all[0]);
+  if (all.size() == 1) return format_count(all[0]) + " epochs";
   std::vector<std::string> names;
-  for (size_t i = 0; i < all.size(); ++i) names.push_back(fmt::format("{} {:.3g}", std::filesystem::path(config.data.train[i].path).filename().string(), all[i]));
+  for (size_t i = 0; i < all.size(); ++i) names.push_back(fmt::format("{} {}", std::filesystem::path(config.data.train[i].path).filename().string(), format_count(all[i])));
   return fmt::format("epochs: {}", fmt::join(names, ", "));
 }
 
@@ -61,24 +62,25 @@ void print_summary(const RunConfig& config, const Plan& plan, const std::string&
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
-  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all ({}), {} {}, {} x {} thread{}{}",
+  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all ({}), {} {}, {}{}",
                config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
-               format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks, at::get_num_threads(), at::get_num_threads() == 1 ? "" : "s",
+               format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks,
                datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
   spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
 }
 
-/// "torchrun: 2 nodes x 8 ranks, nccl on 2 nodes"
-std::string how_ranks_talk(const Meeting& meeting, const Comm& comm, const Backend& backend) {
-  if (comm.size() == 1) return meeting.description();
-  return fmt::format("{}, {}{}", meeting.description(), comm.method(), backend.why.empty() ? "" : fmt::format(" ({})", backend.why));
+/// "torchrun: 2 nodes x 8 ranks x 1 thread, nccl on 2 nodes"
+std::string ranks_text(const Meeting& meeting, const Comm& comm, const Backend& backend) {
+  const int threads = at::get_num_threads();
+  std::string text = fmt::format("{} x {} thread{}", meeting.description(), threads, threads == 1 ? "" : "s");
+  if (comm.size() > 1) text += ", " + comm.method();
+  return backend.why.empty() ? text : fmt::format("{} ({})", text, backend.why);
 }
 
 /// Meets the other ranks, if there are any.
-Meeting meet(const RunConfig& config, const PlacementOptions& options) {
+Meeting meet(const RunConfig& config, Placement placement) {
   const auto milliseconds = [](double seconds) { return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); };
   const double timeout = duration_s(config.train.distributed.timeout, "train.distributed.timeout");
-  Placement placement = find_placement(Environment::of_process(), options);
   placement.rendezvous.collective_timeout = milliseconds(timeout);
   return Meeting(placement, milliseconds(std::min(timeout, kLongestMeeting)));
 }
@@ -92,12 +94,24 @@ void say_finished(const std::string& run, int64_t step) {
   }
 }
 
+/// The status of a run that stopped on request. torchrun makes a 1 of any but 0, and then says why.
+int stopped(const std::string& message, bool says) {
+  tell_torchrun(message);
+  if (says) spdlog::info("{}", message);
+  return kStoppedStatus;
+}
+
 int train_rank(RunConfig config, const TrainOptions& options) {
   end_with_launcher();
-  const Meeting meeting = meet(config, options.placement);
+  const Environment environment = Environment::of_process();
+  const Placement seat = find_placement(environment, options.placement);
+  const std::optional<RepeatedJob> job = repeated_job(environment, seat.launcher);
+  if (job && job->again && has_stopped(config.run.dir, job->name))   // torchrun starts again whatever does not end with 0
+    return stopped(fmt::format("{}: stopped on request before this attempt (torchrun --max-restarts): a new job goes on", config.run.dir), seat.rendezvous.rank == 0);
+  const Meeting meeting = meet(config, seat);
   const Placement& placement = meeting.placement();
   set_up_log(placement.rendezvous.rank, placement.rendezvous.size);
-  at::set_num_threads(threads_per_rank(Environment::of_process(), meeting.sharers()));
+  at::set_num_threads(threads_per_rank(environment, meeting.sharers()));
   std::unique_ptr<Comm> comm;
   std::unique_ptr<Trainer> trainer;
   try {
@@ -109,18 +123,17 @@ int train_rank(RunConfig config, const TrainOptions& options) {
     comm = meeting.connect({.nccl_device = backend.nccl ? std::optional<int>(device.index()) : std::nullopt, .two_level = config.train.distributed.two_level});
     const Plan plan = make_plan(config, {.cuda = device.is_cuda(), .ranks = comm->size()});   // on all ranks: they refuse alike
     if (device.is_cpu()) refuse_too_large(plan, placement.local_size, available_bytes());
-    if (comm->is_root()) print_summary(config, plan, how_ranks_talk(meeting, *comm, backend), device);
+    if (comm->is_root()) print_summary(config, plan, ranks_text(meeting, *comm, backend), device);
     trainer = std::make_unique<Trainer>(config, *comm, device);
+    if (comm->is_root()) forget_stop(config.run.dir);
     const Trainer::Outcome outcome = trainer->run();
     comm->barrier();   // no rank leaves while another still talks to it
     if (outcome == Trainer::Outcome::kFinished) {
       if (comm->is_root()) say_finished(config.run.dir, trainer->state().step);
       return 0;
     }
-    if (comm->is_root()) {
-      spdlog::info("stopped after step {} of {}; to go on: basin train {} (with the same --set)", trainer->state().step, config.train.steps, options.config_path);
-    }
-    return kStoppedStatus;
+    if (job && comm->is_root()) note_stop(config.run.dir, job->name);
+    return stopped(fmt::format("stopped after step {} of {}; to go on: basin train {} (with the same --set)", trainer->state().step, config.train.steps, options.config_path), comm->is_root());
   } catch (...) {
     const Failure failure = meeting.settle(describe_failure(std::current_exception()));
     (void)trainer.release();   // their destructors would wait for a disk or a rank that hangs
@@ -188,6 +201,7 @@ void add_train(CLI::App& app, int& status) {
       "  torchrun --no-python --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 build/basin train CONFIG\n"
       "  srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 build/basin train CONFIG\n"
       "  mpirun -n 16 -x MASTER_ADDR=HOST build/basin train CONFIG\n"
+      "torchrun ends with 1 where this program ends with 3; attempts that its --max-restarts makes after a stop on request end at once.\n"
       "They meet at MASTER_ADDR:MASTER_PORT (srun: the first node, one machine: 127.0.0.1) or in --rdzv-file, compare configuration and build, and end\n"
       "together: a rank that fails, hangs or does not come is named after train.distributed.timeout at the latest.\n"
       "Threads: BASIN_THREADS, else OMP_NUM_THREADS (but torchrun's own 1), else the cores that a rank may use or its control group pays for (cpu.max),\n"

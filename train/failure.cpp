@@ -49,6 +49,11 @@ Failure describe_failure(std::exception_ptr exception) {
   }
 }
 
+void tell_torchrun(const std::string& message) {
+  if (const auto file = Environment::of_process().text("TORCHELASTIC_ERROR_FILE"); file)
+    std::ofstream(*file) << elastic_error(message);
+}
+
 void print_failure(const Failure& failure) {
   const Environment environment = Environment::of_process();
   const Placement placement = guess_placement(environment);
@@ -56,8 +61,7 @@ void print_failure(const Failure& failure) {
                               ? ""
                               : fmt::format("[rank {}] ", placement.rendezvous.rank);
   const std::string line = failure.told ? "" : fmt::format("error: {}{}\n", who, failure.message);
-  if (const auto file = environment.text("TORCHELASTIC_ERROR_FILE"); file)
-    std::ofstream(*file) << elastic_error(failure.message);
+  tell_torchrun(failure.message);
   const std::string tagged = (failure.secondary ? '2' : '1') + line;
   const auto fd = environment.text(kErrorFdVariable);
   if (!fd || write(std::atoi(fd->c_str()), tagged.data(), tagged.size()) < 0)

@@ -25,6 +25,10 @@ struct RankFailure : std::exception {
 /// What `main` makes of an exception.
 Failure describe_failure(std::exception_ptr exception);
 
+/// What torchrun prints as the cause when this process ends with anything but 0; nothing without
+/// it.
+void tell_torchrun(const std::string& message);
+
 /// "error: [rank r] ..." to stderr, or to our own launcher, which prints it last. torchrun gets it
 /// in the file where it looks for the cause of the end. Nothing is printed for what is told
 /// already.

@@ -224,6 +224,12 @@ uint16_t port_of_job(const Environment& environment, Launcher launcher) {
   return 29500;  // torchrun's default
 }
 
+std::optional<RepeatedJob> repeated_job(const Environment& environment, Launcher launcher) {
+  if (launcher != Launcher::kTorchrun) return std::nullopt;
+  return RepeatedJob{environment.text("TORCHELASTIC_RUN_ID").value_or(""),
+                     environment.integer("TORCHELASTIC_RESTART_COUNT").value_or(0) > 0};
+}
+
 std::string attempt_of_job(const Environment& environment, Launcher launcher) {
   const auto joined = [&](const char* a, const char* b, const char* c) {
     return fmt::format("{}/{}/{}",

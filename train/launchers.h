@@ -40,6 +40,13 @@ Seat seat_of(const Environment& environment, Launcher launcher);
 std::optional<std::string> host_of_rank_0(const Environment& environment, Launcher launcher);
 /// Where to meet without MASTER_PORT: a port that other jobs on the same machines do not take.
 uint16_t port_of_job(const Environment& environment, Launcher launcher);
+/// The job, where its launcher may start the ranks again after they have ended (torchrun
+/// --max-restarts), and whether it has; else nothing.
+struct RepeatedJob {
+  std::string name;
+  bool again = false;
+};
+std::optional<RepeatedJob> repeated_job(const Environment& environment, Launcher launcher);
 /// Tells this attempt of this job apart from all others, as far as the launcher does.
 std::string attempt_of_job(const Environment& environment, Launcher launcher);
 

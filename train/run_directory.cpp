@@ -30,6 +30,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kStopName = ".stopped";
+
 /// Renaming comes first: a kill half-way leaves no damaged checkpoint under its name.
 void remove_checkpoint(const fs::path& directory) {
   const fs::path doomed = fs::path(directory) += fmt::format(".tmp.{}.old", getpid());
@@ -190,6 +192,20 @@ void set_final(const fs::path& run_directory, int64_t step) {
   fs::create_directory_symlink(step_directory("", step), temporary);
   fs::rename(temporary, link);
   sync_directory(run_directory);
+}
+
+void note_stop(const fs::path& run_directory, const std::string& job) {
+  std::ofstream(run_directory / kStopName) << job;
+}
+
+void forget_stop(const fs::path& run_directory) {
+  std::error_code absent;
+  fs::remove(run_directory / kStopName, absent);
+}
+
+bool has_stopped(const fs::path& run_directory, const std::string& job) {
+  const fs::path file = run_directory / kStopName;
+  return fs::exists(file) && read_file(file) == job;
 }
 
 void remove_leftovers(const fs::path& run_directory) {

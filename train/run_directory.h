@@ -48,6 +48,11 @@ void publish_checkpoint(const std::filesystem::path& aside,
 void prune_checkpoints(const std::filesystem::path& run_directory, const CheckpointConfig& keep);
 /// Points `final` at the checkpoint of `step`.
 void set_final(const std::filesystem::path& run_directory, int64_t step);
+/// Notes that `job` stopped on request, for attempts that its launcher makes nevertheless; that a
+/// new job goes on; and what was noted last. Where nothing can be noted, such an attempt goes on.
+void note_stop(const std::filesystem::path& run_directory, const std::string& job);
+void forget_stop(const std::filesystem::path& run_directory);
+bool has_stopped(const std::filesystem::path& run_directory, const std::string& job);
 /// Removes what killed processes left half-written. To be called under the run's lock.
 void remove_leftovers(const std::filesystem::path& run_directory);
 

@@ -9,6 +9,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 /// Where a program lies: in the clients' environment or on the PATH; empty: nowhere.
 std::string find_program(const std::string& name) {
@@ -82,6 +83,40 @@ TEST_F(TorchrunTest, PrintsOurErrorAsTheCause) {
   ASSERT_NE(cause, std::string::npos) << said;
   EXPECT_THAT(said.substr(cause), AllOf(HasSubstr("exitcode  : 2"), HasSubstr("global_batch")));
   EXPECT_EQ(errors_in(said).size(), 1u) << said;
+}
+
+// torchrun takes a 3 for a failure, and starts the ranks again.
+TEST_F(TorchrunTest, ARunThatStoppedOnRequestStaysStopped) {
+  RunConfig config = endless_config("run");
+  config.train.stop_after = "1s";
+  // --standalone would give each job a name of its own.
+  const auto job = [&] {
+    return start("torchrun",
+                 config,
+                 {torchrun_,
+                  "--no-python",
+                  "--nproc-per-node=2",
+                  "--max-restarts=2",
+                  "--monitor-interval=0.1",
+                  "--rdzv-backend=c10d",
+                  "--rdzv-endpoint=localhost:0",
+                  "--rdzv-id=job"});
+  };
+  const auto program = job();
+  EXPECT_EQ(program->wait(), 1) << program->said();
+  const auto step = find_newest_intact(config.run.dir);
+  ASSERT_TRUE(step);
+  EXPECT_THAT(program->said(),
+              AllOf(HasSubstr("stopped after step " + std::to_string(*step) + " of"),
+                    HasSubstr("exitcode  : 3"),
+                    HasSubstr("stopped on request before this attempt"),
+                    Not(HasSubstr("resuming from"))));
+  // The next job of the same name goes on.
+  config.train.steps = *step + 2;
+  const auto next = job();
+  EXPECT_EQ(next->wait(), 0) << next->said();
+  EXPECT_EQ(find_newest_intact(config.run.dir), *step + 2);
+  EXPECT_FALSE(std::filesystem::exists(root_ / "run/.stopped"));
 }
 
 TEST_F(TorchrunTest, PassesARequestToStopOn) {

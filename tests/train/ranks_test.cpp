@@ -48,8 +48,37 @@ TEST_F(RanksTest, SlurmTasksFindEachOther) {
   const auto zero = task(0), one = task(1);
   EXPECT_EQ(zero->wait(), 0) << zero->said();
   EXPECT_EQ(one->wait(), 0) << one->said();
-  EXPECT_THAT(zero->said(), HasSubstr("Slurm: 1 node x 2 ranks"));
+  EXPECT_THAT(zero->said(),
+              testing::ContainsRegex("\\(0.02 epochs\\).* Slurm: 1 node x 2 ranks x .*, gloo"));
   EXPECT_EQ(find_newest_intact(config.run.dir), 3);
+}
+
+// Clones of one image have the same host name. Here the second rank sees another boot's number.
+TEST_F(RanksTest, TheSameHostNameMayBeAnotherMachine) {
+  if (std::system("unshare -m true 2>/dev/null") != 0)
+    GTEST_SKIP() << "no mount namespace of one's own here: not root";
+  RunConfig config = tiny_config("run");
+  config.train.steps = 2;
+  config.train.schedule.warmup_steps = 0;
+  write_file(root_ / "boot_id", "another\n");
+  const uint16_t port = unused_port();
+  const auto rank = [&](int64_t number, const Words& inside) {
+    Words words = as_rank(number, 2, port);
+    words.push_back("GLOO_SOCKET_IFNAME=lo");
+    words.insert(words.end(), inside.begin(), inside.end());
+    return start(std::to_string(number), config, words);
+  };
+  const auto zero = rank(0, {}), one = rank(1,
+                                            {"unshare",
+                                             "-m",
+                                             "sh",
+                                             "-c",
+                                             "mount --bind '" + (root_ / "boot_id").string() +
+                                                 "' /proc/sys/kernel/random/boot_id && exec \"$@\"",
+                                             "sh"});
+  EXPECT_EQ(zero->wait(), 0) << zero->said();
+  EXPECT_EQ(one->wait(), 0) << one->said();
+  EXPECT_THAT(zero->said(), HasSubstr("variables: 2 nodes x 1 rank x "));
 }
 
 // As torchrun and srun do, and as a terminal does with Ctrl-C.

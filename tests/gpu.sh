@@ -5,8 +5,8 @@
 #   bash tests/gpu.sh pack DIR    builds, and copies what running takes into DIR (about 15 MB), for a machine without compiler and packages
 #   bash tests/gpu.sh run DIR     there, in the same checkout: needs python3 with torch 2.11 (CUDA 13), numpy and safetensors; for the comparison,
 #                                 torch.compile needs a C compiler and Python.h
-# With DATA=PREFIX of what `basin prepare --vocab-size 32000` made, also: llama-60m on it for a minute (SECONDS_OF_TRAINING=60) through NCCL with
-# ZeRO-1, stopped, and resumed. ONLY=REGEX picks steps by their names: ONLY='kernels|decode'.
+# With DATA=PREFIX of what `basin prepare --vocab-size 32000` made, also: llama-60m on it for a minute (SECONDS_OF_TRAINING=60), stopped, and
+# resumed. ONLY=REGEX picks steps by their names: ONLY='kernels|decode'.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { printf 'gpu: error: %s\n' "$*" >&2; exit 2; }
@@ -36,20 +36,24 @@ step() {
   local name=$1; shift
   [[ $name =~ ${ONLY:-.} ]] || return 0
   printf '\n== %s\n' "$name"
-  "$@" || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $? >&2; }
+  local status=0
+  "$@" || status=$?
+  [ $status -eq 0 ] || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $status >&2; }
 }
 
 # Trains, is stopped by the clock, goes on from its checkpoint for a quarter of the time.
 llama_60m() {
-  local run=$1/llama-60m limit=${SECONDS_OF_TRAINING:-60} status=0 part
+  local run=$1/llama-60m limit=${SECONDS_OF_TRAINING:-60} status part
   rm -rf "$run"
   for part in "$limit" "$((limit / 4))"; do
+    status=0
     RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$BASIN" train configs/llama-60m.yaml --set data.train="${DATA}_train" \
       --set data.heldout="${DATA}_heldout" --set run.dir="$run" --set train.device=cuda --set train.distributed.backend=nccl \
       --set train.distributed.shard_optimizer=true --set train.global_batch=128 --set train.micro_batch=32 --set train.checkpoint.every=50 --set train.log_every=10 \
-      --set train.validation.every=100 --set train.validation.tokens=131072 --set train.stop_after="${part}s" || status=$?
+      --set train.validation.every=100 --set train.validation.tokens=131072 --set train.stop_after="${part}s" 2>&1 | tee "$run.log" || status=$?
     [ $status -eq 3 ] || return 1   # stopped on request, resumable
   done
+  grep -q "resuming from $run/step-" "$run.log" || { printf 'gpu: the second part did not go on from the first\n' >&2; return 1; }
   rm -rf "$run"/step-*
 }
 
@@ -68,7 +72,7 @@ run() {
   step "training, one model" bash -c "$bench train configs/pythia-160m.yaml --set train.device=cuda --set train.global_batch=64 --set train.micro_batch=16 --set train.precision=bf16 --json | tee $out/train.json"
   step "checkpoints" bash -c "$bench checkpoint configs/llama-60m.yaml --set model.vocab_size=32000 --set train.device=cuda --set train.global_batch=16 --set train.micro_batch=16 --json | tee $out/checkpoint.json"
   if [ -n "${DATA:-}" ]; then
-    step "llama-60m, NCCL, ZeRO-1" llama_60m "$out"
+    step "llama-60m, stopped and resumed" llama_60m "$out"
   else
     printf '\n== llama-60m left out: DATA names no prepared text\n'
   fi

@@ -81,6 +81,19 @@ int create_exclusively(const std::filesystem::path& temporary) {
   return fd;
 }
 
+/// Where a new file goes that is to be `path`: the end of a chain of links, or `path` itself.
+std::filesystem::path file_to_replace(const std::filesystem::path& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return path;
+  if (!S_ISREG(info.st_mode))
+    throw std::runtime_error(fmt::format("cannot write {}: is a {}, not a file",
+                                         path.string(),
+                                         S_ISDIR(info.st_mode)                             ? "folder"
+                                         : S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode) ? "pipe"
+                                                                                            : "device"));
+  return std::filesystem::is_symlink(path) ? std::filesystem::canonical(path) : path;
+}
+
 }  // namespace
 
 FileDescriptor open_file(const std::filesystem::path& path, int flags) {
@@ -107,6 +120,10 @@ void make_writable_directory(const std::filesystem::path& directory) {
     throw std::runtime_error(
         fmt::format("cannot write into {}: {}", path.string(), error.message()));
   for (const auto& made : missing) sync_directory(made.parent_path());
+}
+
+void make_writable_place(const std::filesystem::path& path) {
+  make_writable_directory(file_to_replace(path).parent_path());
 }
 
 void write_stdout(std::string_view text) {
@@ -185,7 +202,7 @@ std::string Xxh3::hex() const {
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path)
-    : path_(std::move(path)),
+    : path_(file_to_replace(path)),
       temporary_(path_.string() + ".tmp." + std::to_string(getpid())),
       fd_(create_exclusively(temporary_)) {}
 
@@ -214,6 +231,19 @@ void AtomicFile::write(const void* data, size_t bytes) {
 void AtomicFile::put(const void* data, size_t bytes) {
   write_all(fd_, static_cast<const char*>(data), bytes, temporary_);
   sum_.update(data, bytes);
+}
+
+void remove_stale_temporaries(const std::filesystem::path& path) {
+  const std::filesystem::path place = path.has_parent_path() ? path.parent_path() : ".";
+  const std::string beginning = path.filename().string() + ".tmp.";
+  for (const auto& entry : std::filesystem::directory_iterator(place)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(beginning) ||
+        name.find_first_not_of("0123456789", beginning.size()) != std::string::npos)
+      continue;
+    const FileDescriptor file(open(entry.path().c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (file.is_open() && flock(file.get(), LOCK_EX | LOCK_NB) == 0) unlink(entry.path().c_str());
+  }
 }
 
 FileSum AtomicFile::commit() {

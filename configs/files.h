@@ -55,8 +55,13 @@ class Xxh3 {
   std::unique_ptr<State> state_;
 };
 
+/// Throws std::runtime_error unless a file can be written at `path`, making its directory: to be found
+/// out before hours of work, not after. A device, a pipe and a folder are no file.
+void make_writable_place(const std::filesystem::path& path);
+
 /// A file under construction: bytes go to `PATH.tmp.<pid>`, `commit` publishes them under `path`,
-/// and without it the destructor removes them.
+/// and without it the destructor removes them. Where `path` is a link, the file that it leads to is
+/// replaced. Throws std::runtime_error for a device, a pipe or a folder at `path`.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -80,6 +85,9 @@ class AtomicFile {
   uint64_t size_bytes_ = 0;
   int fd_ = -1;
 };
+
+/// Removes the `PATH.tmp.<pid>` of writers of `path` that are no more.
+void remove_stale_temporaries(const std::filesystem::path& path);
 
 /// A read-only mapping of a whole file; an empty file maps to size 0.
 class MappedFile {

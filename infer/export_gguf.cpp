@@ -81,7 +81,7 @@ void export_gguf(const fs::path& model_path, const GgufExport& options) {
   const GgufFile file = to_gguf(model, wanted->type, options.out.stem().string());
   warn_of_sinks(model.model->config().sink);
   Progress progress("export", static_cast<int64_t>(file.data_bytes()), "bytes");
-  make_writable_directory(options.out.parent_path());
+  make_writable_place(options.out);
   write_gguf(options.out, file, [&](uint64_t bytes) {
     check_interrupt();
     progress.advance(static_cast<int64_t>(bytes));

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -100,6 +101,41 @@ TEST_F(Files, ReplaceWhatADeadRunLeft) {
   EXPECT_EQ(entries(), 1);
 }
 
+TEST_F(Files, ReplaceFilesAndWhatLinksLeadToAndNothingElse) {
+  const fs::path link = directory_ / "link", fifo = directory_ / "fifo", folder = directory_ / "d";
+  fs::create_directory(folder);
+  write_file(folder / "target", "old");
+  fs::create_symlink("d/target", link);
+  write_file(link, "new");
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(read_file(folder / "target"), "new");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  fs::create_symlink("fifo", directory_ / "to-fifo");
+  for (const char* name : {"fifo", "to-fifo"}) {
+    const std::string expected =
+        "cannot write " + (directory_ / name).string() + ": is a pipe, not a file";
+    EXPECT_EQ(error_of([&] { write_file(directory_ / name, "text"); }), expected);
+    EXPECT_EQ(error_of([&] { make_writable_place(directory_ / name); }), expected);
+  }
+  EXPECT_TRUE(fs::is_fifo(fifo));
+  EXPECT_EQ(error_of([&] { make_writable_place("/dev/null"); }),
+            "cannot write /dev/null: is a device, not a file");
+  EXPECT_EQ(error_of([&] { write_file(folder, "text"); }),
+            "cannot write " + folder.string() + ": is a folder, not a file");
+  make_writable_place(directory_ / "new" / "file");
+  EXPECT_TRUE(fs::is_directory(directory_ / "new"));
+}
+
+TEST_F(Files, TemporariesOfTheDeadGoWhenAskedFor) {
+  const fs::path dead = path_.string() + ".tmp.999999999", other = path_.string() + ".tmp.x";
+  for (const fs::path& path : {dead, other}) std::ofstream(path) << "rest";
+  AtomicFile alive(path_);
+  remove_stale_temporaries(path_);
+  EXPECT_FALSE(fs::exists(dead));
+  EXPECT_TRUE(fs::exists(other)) << "not a name of ours";
+  EXPECT_TRUE(fs::exists(temporary_)) << "somebody writes it";
+}
+
 TEST_F(Files, RefuseWhatALivingWriterHolds) {
   AtomicFile first(path_);
   first.write("first");
@@ -124,14 +160,14 @@ TEST_F(Files, ErrorsNamePathAndReason) {
   EXPECT_EQ(within.find("cannot create " + (directory_ / "none" / "a").string()), 0u) << within;
   fs::create_directories(path_ / "full");
   EXPECT_EQ(error_of([&] { write_file(path_, "x"); }),
-            "cannot rename to " + path_.string() + ": Is a directory");
+            "cannot write " + path_.string() + ": is a folder, not a file");
   EXPECT_FALSE(fs::exists(temporary_));  // and the failure left nothing
 }
 
 TEST_F(Files, AFullDiskIsAnErrorThatLeavesNothing) {
   if (!fs::exists("/dev/full")) FAIL() << "this test needs /dev/full";
   fs::create_symlink("/dev/full", directory_ / "full");
-  // Straight to the device: an AtomicFile would only rename over the link.
+  // Straight to the device, which an AtomicFile refuses.
   AtomicFile file(path_);
   const int full = open("/dev/full", O_WRONLY);
   int victim = -1;

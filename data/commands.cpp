@@ -95,10 +95,12 @@ void add_prepare(CLI::App& app) {
       ->capture_default_str();
   verb->add_option(
           "--seed", options->seed, "draws the tokenizer's training text and a held-out fraction")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(uint64_t{0}, uint64_t{9'000'000'000'000'000}));
   verb->add_option("--threads", options->threads, "0: all cores; the output does not depend on it")
       ->capture_default_str()
       ->check(CLI::Range(0, 4096));
+  verb->add_flag("--force", options->force, "replace files that `prepare` did not write");
   verb->add_flag("--json", *json, "print the summary as JSON");
   verb->footer(
       "example:\n  basin prepare --input books/ 'news/*.jsonl.zst' --out data/corpus --vocab-size "

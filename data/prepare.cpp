@@ -173,11 +173,12 @@ struct Output {
     }
   }
 
-  /// Everything at once, the sidecar last: it vouches for the rest, so the old one goes first.
+  /// Everything at once, the sidecar last: it vouches for the rest, so until then one stands there
+  /// that says the opposite.
   void commit(const Tokenizer& tokenizer, const Sidecar& sidecar) {
     const std::filesystem::path json = output_path(prefix, ".json");
     const std::string vouching = to_text(sidecar.to_json());
-    std::filesystem::remove(json);
+    write_file(json, unfinished_sidecar());
     train.commit();
     if (heldout) {
       heldout->commit();
@@ -244,6 +245,21 @@ void check_options(const PrepareOptions& options) {
   if (options.tokenizer.empty()) {
     check_vocab_size(options.vocab_size);
   }
+}
+
+constexpr const char* kOutputs[] = {
+    ".json", ".model", "_train.bin", "_train.idx", "_heldout.bin", "_heldout.idx"};
+
+/// Files that no earlier run wrote, as far as its sidecar says.
+void refuse_to_replace(const PrepareOptions& options) {
+  if (options.force || is_sidecar(output_path(options.prefix, ".json"))) return;
+  for (const char* const suffix : kOutputs)
+    if (const auto path = output_path(options.prefix, suffix); std::filesystem::exists(path))
+      throw std::invalid_argument(
+          fmt::format("--out {0}: {1} is there, and no {0}.json of `basin prepare` says that it may "
+                      "be replaced: give another prefix, or --force",
+                      options.prefix.string(),
+                      path.string()));
 }
 
 /// Options that decide the output, as JSON text.
@@ -327,7 +343,10 @@ PrepareResult prepare(const PrepareOptions& options) {
   if (const std::optional<Sidecar> old = find_up_to_date(options.prefix, result, files)) {
     return {*old, true};
   }
+  refuse_to_replace(options);
   make_writable_directory(options.prefix.parent_path());
+  for (const char* const suffix : kOutputs)
+    remove_stale_temporaries(output_path(options.prefix, suffix));
   const int threads = options.threads > 0 ? options.threads : at::get_num_threads();
   const Tokenizer tokenizer =
       given ? std::move(*given) : train_new(options, files, holdout, threads);

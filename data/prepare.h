@@ -23,6 +23,7 @@ struct PrepareOptions {
   uint64_t seed = 1;                 // of the tokenizer's sample and of a held-out fraction
   int threads = 0;                   // 0: all cores
   size_t sample_bytes = 32'000'000;  // text that the tokenizer is trained on, at most
+  bool force = false;                // replaces files that an earlier `prepare` did not write
 };
 
 struct PrepareResult {
@@ -30,7 +31,8 @@ struct PrepareResult {
   bool up_to_date = false;  // an earlier run had done it all
 };
 
-/// Throws std::invalid_argument for options that cannot be met, std::runtime_error for input that
+/// Throws std::invalid_argument for options that cannot be met and for files of somebody else in the
+/// output's place, std::runtime_error for input that
 /// cannot be read, Interrupted on Ctrl-C.
 PrepareResult prepare(const PrepareOptions& options);
 

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr const char* kFormat = "basin-dataset-1";
+constexpr const char *kFormat = "basin-dataset-1", *kUnfinished = "unfinished";
 
 Json to_json(const SplitCounts& counts) {
   return {{"documents", counts.documents}, {"tokens", counts.tokens}, {"bytes", counts.bytes}};
@@ -59,6 +59,9 @@ std::optional<Sidecar> read_sidecar(const fs::path& path) {
     if (!json.is_object() || !json.contains("format") || json["format"] != kFormat) {
       return std::nullopt;
     }
+    if (json.contains(kUnfinished))
+      throw std::runtime_error(fmt::format(
+          "{}: left by a `basin prepare` that was cut short: run it again", path.string()));
     return Sidecar::from_json(json);
   } catch (const Json::exception& error) {
     throw std::runtime_error(
@@ -112,6 +115,14 @@ Sidecar Sidecar::from_json(const Json& json) {
         {source.at("path"), source.at("bytes"), source.at("modified_ns"), source.at("xxh3")});
   }
   return sidecar;
+}
+
+std::string unfinished_sidecar() {
+  return Json{{"format", kFormat}, {kUnfinished, true}}.dump() + "\n";
+}
+
+bool is_sidecar(const fs::path& path) {
+  return fs::is_regular_file(path) && read_file(path).find("\"basin-dataset-") != std::string::npos;
 }
 
 fs::path output_path(const fs::path& prefix, const std::string& suffix) {
@@ -177,6 +188,13 @@ std::optional<DatasetInfo> find_dataset_info(const fs::path& prefix) {
                          sidecar->vocab_size,
                          sidecar->eos_id};
     }
+    if (fs::exists(output_path(base, ".model")) && !fs::exists(output_path(base, ".json")))
+      throw std::runtime_error(
+          fmt::format("{0}.model is there and {0}.json is not: `basin prepare` was cut short, or the "
+                      "file was not copied; run it again, or rename {0}.model if it has nothing to "
+                      "do with {1}",
+                      base.string(),
+                      name));
   }
   return std::nullopt;
 }

@@ -37,6 +37,13 @@ struct Sidecar {
   static Sidecar from_json(const nlohmann::json& json);
 };
 
+/// What stands in PREFIX.json while the files that it vouches for are replaced: whoever finds it knows
+/// that `prepare` was cut short.
+std::string unfinished_sidecar();
+
+/// Whether the file at `path` was written by `prepare`, whole or damaged.
+bool is_sidecar(const std::filesystem::path& path);
+
 /// PREFIX + suffix; a prefix may contain dots.
 std::filesystem::path output_path(const std::filesystem::path& prefix, const std::string& suffix);
 

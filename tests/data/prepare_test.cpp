@@ -174,6 +174,39 @@ TEST_F(PrepareTest, AnOldHeldOutPartDoesNotSurvive) {
   EXPECT_EQ(output().count("demo_heldout.idx"), 0);
 }
 
+TEST_F(PrepareTest, ReplacesOnlyWhatItWrote) {
+  for (const char* name : {"demo.json", "demo.model", "demo_train.bin"}) {
+    const std::filesystem::path foreign = folder_.write(std::string("out/") + name, "{\"a\": 1}");
+    expect_contains(message_of<std::invalid_argument>([&] { prepare(options_); }),
+                    foreign.string() + " is there, and no");
+    EXPECT_EQ(output().size(), 1u);
+    EXPECT_EQ(read_file(foreign), "{\"a\": 1}");
+    std::filesystem::remove(foreign);
+  }
+  folder_.write("out/demo.json", "{}");
+  options_.force = true;
+  EXPECT_FALSE(prepare(options_).up_to_date);
+  options_.force = false;
+  EXPECT_TRUE(prepare(options_).up_to_date);
+  folder_.write("out/demo.json", "{\"format\": \"basin-dataset-1\", torn");
+  EXPECT_FALSE(prepare(options_).up_to_date) << "damaged, but its own";
+}
+
+TEST_F(PrepareTest, WhatWasCutShortIsKnown) {
+  prepare(options_);
+  const std::filesystem::path train = folder_ / "out/demo_train";
+  const auto problem = [&] { return message_of<std::runtime_error>([&] { find_dataset_info(train); }); };
+  write_file(folder_ / "out/demo.json", unfinished_sidecar());
+  expect_contains(problem(), "left by a `basin prepare` that was cut short");
+  std::filesystem::remove(folder_ / "out/demo.json");
+  expect_contains(problem(), "demo.model is there and");
+  write_file(folder_ / "out/demo.json", unfinished_sidecar());
+  folder_.write("out/demo_train.bin.tmp.999999999", "rest");
+  EXPECT_FALSE(prepare(options_).up_to_date);
+  EXPECT_EQ(output().size(), 4u) << "the rest is gone";
+  EXPECT_TRUE(find_dataset_info(train));
+}
+
 TEST_F(PrepareTest, TakesAGivenTokenizer) {
   prepare(options_);
   PrepareOptions other = options_;

@@ -126,6 +126,7 @@ std::unique_ptr<Transformer> load_model(const fs::path& directory,
                                         at::ScalarType dtype,
                                         at::Device device) {
   const at::NoGradGuard no_grad;
+  check_listed_files(directory);
   const ModelConfig config = read_model_config(directory);
   const WeightFiles stored(directory);
   std::vector<DiskTensor> tensors = disk_tensors(config);
@@ -165,6 +166,9 @@ Manifest save_model(const Transformer& model,
 }
 
 fs::path resolve_model_directory(const fs::path& path) {
+  if (fs::exists(path) && !fs::is_directory(path))
+    throw std::runtime_error(
+        fmt::format("{}: is a file; a model is a directory with a {}", path.string(), kConfig));
   if (!fs::is_directory(path))
     throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
   if (fs::exists(path / kConfig)) return path;

@@ -18,7 +18,8 @@ ModelConfig read_model_config(const std::filesystem::path& directory);
 /// For how many positions the model was made, as its config.json says (max_position_embeddings, MPT's max_seq_len); 0 when it does not.
 int64_t read_max_positions(const std::filesystem::path& directory);
 
-/// Builds the model that `directory` holds, with weights as `dtype`. A missing, extra or wrongly shaped tensor is refused by name.
+/// Builds the model that `directory` holds, with weights as `dtype`. A missing, extra or wrongly shaped tensor is refused by name,
+/// and so is a tensor or a file of the directory that is not what its manifest.json says, where it has one.
 std::unique_ptr<Transformer> load_model(const std::filesystem::path& directory, at::ScalarType dtype, at::Device device);
 
 /// Writes config.json, generation_config.json and model.safetensors, or shards of it as `output` asks (dtype of the model; on disk layouts of its family) into `directory`.

@@ -74,9 +74,16 @@ std::string damaged_part(const fs::path& path, const std::map<std::string, std::
   return fmt::format("tensor {} and {} more", fmt::join(damaged, ", "), more);
 }
 
-std::optional<std::string> file_problem(const fs::path& path,
+bool holds_tensors(const std::string& name) {
+  return fs::path(name).extension() == ".safetensors";
+}
+
+}  // namespace
+
+std::optional<std::string> file_problem(const fs::path& directory,
                                         const std::string& name,
                                         const ManifestEntry& expected) {
+  const fs::path path = directory / name;
   if (!fs::exists(path)) return fmt::format("{} is missing", name);
   if (const uint64_t bytes = fs::file_size(path); bytes != expected.file.bytes)
     return fmt::format("{} has {} bytes, its manifest says {}", name, bytes, expected.file.bytes);
@@ -88,8 +95,6 @@ std::optional<std::string> file_problem(const fs::path& path,
              ? damage
              : fmt::format("{}: damaged is {}", damage, damaged_part(path, expected.tensors));
 }
-
-}  // namespace
 
 std::string to_json(const ManifestEntry& entry) {
   return as_json(entry).dump();
@@ -140,11 +145,36 @@ std::optional<std::string> manifest_problem(const fs::path& directory) {
   }
   try {
     for (const auto& [name, expected] : entries)
-      if (const auto problem = file_problem(directory / name, name, expected)) return problem;
+      if (const auto problem = file_problem(directory, name, expected)) return problem;
   } catch (const std::exception& error) {  // it cannot be read
     return error.what();
   }
   return std::nullopt;
+}
+
+std::map<std::string, ManifestEntry> read_manifest(const fs::path& directory) {
+  if (!fs::exists(directory / kManifest)) return {};
+  try {
+    return parse_manifest(read_file(directory / kManifest));
+  } catch (const std::exception& error) {
+    refuse_damaged(directory, fmt::format("manifest.json: {}", error.what()));
+  }
+}
+
+void check_listed_files(const fs::path& directory) {
+  for (const auto& [name, expected] : read_manifest(directory)) {
+    if (name.find('/') != std::string::npos || holds_tensors(name)) continue;
+    if (const auto problem = file_problem(directory, name, expected))
+      refuse_damaged(directory, *problem);
+  }
+}
+
+void refuse_damaged(const fs::path& directory, const std::string& problem) {
+  throw std::runtime_error(
+      fmt::format("{}: {}: damaged, or changed after it was saved: take another step of the run or "
+                  "copy it anew; without its manifest.json it is used as it is",
+                  directory.string(),
+                  problem));
 }
 
 }  // namespace basin

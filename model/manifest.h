@@ -43,4 +43,21 @@ class Manifest {
 /// there with its size and checksum. Names the file, and the tensors of a safetensors file.
 std::optional<std::string> manifest_problem(const std::filesystem::path& directory);
 
+/// What the manifest of `directory` says, by name; nothing where there is none. Throws
+/// std::runtime_error when the manifest itself is damaged.
+std::map<std::string, ManifestEntry> read_manifest(const std::filesystem::path& directory);
+
+/// What is wrong with the file `name` of `directory`, nothing when it is as expected.
+std::optional<std::string> file_problem(const std::filesystem::path& directory,
+                                        const std::string& name,
+                                        const ManifestEntry& expected);
+
+/// Throws std::runtime_error unless the files directly in `directory` are what its manifest says, if
+/// it has one. Those with tensors are left to whoever reads them (model/weight_files.h).
+void check_listed_files(const std::filesystem::path& directory);
+
+/// Throws std::runtime_error: `problem` of a file in `directory`, and what can be done.
+[[noreturn]] void refuse_damaged(const std::filesystem::path& directory,
+                                 const std::string& problem);
+
 }  // namespace basin

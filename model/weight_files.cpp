@@ -64,7 +64,8 @@ std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-WeightFiles::WeightFiles(const fs::path& directory) {
+WeightFiles::WeightFiles(const fs::path& directory)
+    : directory_(directory), manifest_(read_manifest(directory)) {
   for (const Layout& layout : kLayouts) {
     const fs::path path = directory / layout.file;
     if (!fs::exists(path)) continue;
@@ -83,10 +84,22 @@ WeightFiles::WeightFiles(const fs::path& directory) {
                      kLayouts[3].file));
 }
 
+/// The checksums of the tensors in `path`, empty where the manifest has none: then the file itself
+/// is held against it now.
+std::map<std::string, std::string> WeightFiles::listed_sums(const fs::path& path) const {
+  const auto listed = manifest_.find(path.lexically_relative(directory_).generic_string());
+  if (listed == manifest_.end()) return {};
+  const auto& [name, expected] = *listed;
+  if (expected.tensors.empty() || fs::file_size(path) != expected.file.bytes)
+    if (const auto problem = file_problem(directory_, name, expected))
+      refuse_damaged(directory_, *problem);
+  return expected.tensors;
+}
+
 void WeightFiles::open(const fs::path& path) {
   if (!fs::exists(path)) refuse(label_, fmt::format("names {}, which is not there", path.string()));
   if (!fs::is_regular_file(path)) refuse(path.string(), "is no file");
-  files_.push_back(std::make_unique<File>(File{path, MappedFile(path)}));
+  files_.push_back(std::make_unique<File>(File{path, MappedFile(path), listed_sums(path)}));
   const MappedFile& mapped = files_.back()->mapped;
   const std::span<const std::byte> bytes(mapped.data(), mapped.size_bytes());
   check_no_pointer(path, bytes);
@@ -222,13 +235,25 @@ void WeightFiles::hand_out(const std::string& name,
   const int64_t height = height_of(weight),
                 most =
                     std::max<int64_t>(1, bytes_at_once / std::max<int64_t>(1, row_bytes(weight)));
+  const File& file = *files_[weight.file];
+  const auto expected = file.sums.find(name);
+  Xxh3 sum;
   int64_t rows = 0;
   for (int64_t row = 0; row < height; row += rows) {
     rows = std::min(most, height - row);
-    fetch(*files_[weight.file], bytes_of(weight, row, rows));
+    const std::span<const std::byte> bytes = bytes_of(weight, row, rows);
+    fetch(file, bytes);
+    if (expected != file.sums.end()) sum.update(bytes.data(), bytes.size());
     use(whole.dim() == 0 ? whole : whole.narrow(0, row, rows), row);
     drop(weight, row, rows);
   }
+  if (expected != file.sums.end() && sum.hex() != expected->second)
+    refuse_damaged(directory_,
+                   fmt::format("{}: the checksum of tensor {} is {}, its manifest says {}",
+                               file.path.filename().string(),
+                               printable(name),
+                               sum.hex(),
+                               expected->second));
 }
 
 void WeightFiles::for_rows(const std::string& name, const UseRows& use) const {

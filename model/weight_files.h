@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "model/manifest.h"
 
 namespace basin {
 
@@ -23,7 +24,9 @@ class WeightFiles {
   /// The first of these that `directory` holds, as transformers looks for them: model.safetensors;
   /// model.safetensors.index.json and what it names; pytorch_model.bin;
   /// pytorch_model.bin.index.json and what it names. Throws std::runtime_error, one line naming
-  /// file and tensor, for damaged files and for an index and files that disagree.
+  /// file and tensor, for damaged files and for an index and files that disagree. Where the
+  /// directory has a manifest.json, each tensor is held against it while it is handed out, and a
+  /// file without checksums of its tensors at once.
   explicit WeightFiles(const std::filesystem::path& directory);
 
   bool has(const std::string& name) const { return weights_.contains(name); }
@@ -57,6 +60,7 @@ class WeightFiles {
   struct File {
     std::filesystem::path path;
     MappedFile mapped;
+    std::map<std::string, std::string> sums = {};  // XXH3 of each tensor, as the manifest says
     mutable uint64_t fetched = 0;  // bytes in front of this one were fetched, or are now
   };
   /// A strided view of bytes [begin, end) of a file; offset and strides in elements.
@@ -69,6 +73,7 @@ class WeightFiles {
   };
 
   void open(const std::filesystem::path& path);
+  std::map<std::string, std::string> listed_sums(const std::filesystem::path& path) const;
   void open_index(const std::filesystem::path& index, const std::string& suffix);
   const Weight& at(const std::string& name) const;
   static int64_t height_of(const Weight& weight) {
@@ -82,6 +87,8 @@ class WeightFiles {
   void drop(const Weight& weight, int64_t first_row, int64_t rows) const;
   void fetch(const File& file, std::span<const std::byte> bytes) const;
 
+  std::filesystem::path directory_;
+  std::map<std::string, ManifestEntry> manifest_;  // of directory_; empty where it has none
   std::string label_;
   std::vector<std::unique_ptr<File>> files_;
   std::map<std::string, Weight> weights_;

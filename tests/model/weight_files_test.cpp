@@ -244,6 +244,37 @@ TEST_F(WeightFilesTest, WhatIsNoWeightFileIsNamed) {
                 ": data.pkl: byte 2: asks for os.system: only tensors are read, no code is run");
 }
 
+TEST_F(WeightFilesTest, TensorsAreHeldAgainstTheManifest) {
+  const Tensors all = {{"a", at::ones({3, 2})}, {"b", at::zeros({4})}};
+  const std::string file = path("model.safetensors");
+  Manifest manifest;
+  manifest.add("model.safetensors", write_safetensors(file, all));
+  manifest.write(directory_.path());
+  EXPECT_TRUE(at::equal(open().read("b"), all[1].second));
+  std::string bytes = read_file(file);
+  bytes.back() ^= 1;
+  write_file(file, bytes);
+  const WeightFiles files = open();
+  EXPECT_TRUE(at::equal(files.read("a"), all[0].second)) << "not damaged";
+  try {
+    files.read("b");
+    ADD_FAILURE() << "a damaged tensor was handed out";
+  } catch (const std::runtime_error& e) {
+    EXPECT_THAT(std::string(e.what()), HasSubstr("model.safetensors: the checksum of tensor b is"));
+  }
+  write_file(file, bytes.substr(0, bytes.size() - 4));
+  EXPECT_THAT(refusal(), HasSubstr("bytes, its manifest says"));
+
+  write_file(file, bytes);  // an old manifest, with a checksum of the file alone
+  nlohmann::json json = nlohmann::json::parse(read_file(path("manifest.json")));
+  json["files"]["model.safetensors"].erase("tensors");
+  json.erase("xxh3");
+  write_file(path("manifest.json"), json.dump());
+  EXPECT_THAT(refusal(), HasSubstr("the checksum of model.safetensors is"));
+  fs::remove(path("manifest.json"));
+  EXPECT_EQ(refusal(), "") << "nobody says what it should be";
+}
+
 TEST_F(WeightFilesTest, DtypesThatNobodyComputesWithAreNamedWhenTheyAreRead) {
   const std::string header = R"({"q":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}})";
   put("model.safetensors", little_endian<uint64_t>(header.size()) + header + "xx");

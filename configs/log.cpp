@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -34,8 +35,11 @@ class RankOfWarnings : public spdlog::custom_flag_formatter {
 }  // namespace
 
 void set_up_log(int64_t rank, int64_t size) {
+  const char* const no_color = std::getenv("NO_COLOR");  // https://no-color.org
+  const auto colors =
+      no_color != nullptr && *no_color != '\0' ? spdlog::color_mode::never : spdlog::color_mode::automatic;
   auto logger = std::make_shared<spdlog::logger>(
-      "basin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+      "basin", std::make_shared<spdlog::sinks::stderr_color_sink_mt>(colors));
   // On a terminal a log line first wipes the progress line that may stand there.
   const std::string wipe = isatty(STDERR_FILENO) == 1 ? "\r\x1b[K" : "";
   auto formatter = std::make_unique<spdlog::pattern_formatter>();

@@ -1,18 +1,28 @@
 // The program: lists the verbs, catches once.
 #include <ATen/Parallel.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <malloc.h>
 #include <torch/version.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <exception>
 #include <initializer_list>
+#include <iostream>
 #include <limits>
+#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "configs/config_node.h"
+#include "configs/files.h"
+#include "configs/json_text.h"
 #include "configs/log.h"
 #include "configs/signals.h"
 #include "data/commands.h"
@@ -42,6 +52,28 @@ void restart_with_environment(char** argv) {
   if (changed && readlink("/proc/self/exe", program, PATH_MAX) > 0) execv(program, argv);   // where that fails, the program goes on as it is
 }
 
+// A file that is opened under the number of a closed stream would get what is printed there.
+void open_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) std::_Exit(1);   // the lowest free number is taken
+}
+
+/// Says which word is no verb, where CLI11 would only say that one is missing.
+void check_verbs(const CLI::App* app, int argc, char** argv) {
+  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
+    std::vector<std::string> names;
+    for (const CLI::App* verb : app->get_subcommands([](const CLI::App* any) { return !any->get_name().empty(); })) names.push_back(verb->get_name());
+    if (names.empty()) return;
+    if (std::ranges::find(names, argv[i]) == names.end()) {
+      const std::vector<std::string_view> views(names.begin(), names.end());
+      const std::string meant = basin::closest(argv[i], views);
+      throw std::invalid_argument(fmt::format("unknown verb {}; {}", basin::printable(argv[i]),
+                                              meant.empty() ? "there are " + basin::comma_list(views) : fmt::format("did you mean {}?", meant)));
+    }
+    app = app->get_subcommand(argv[i]);
+  }
+}
+
 int run(int argc, char** argv) {
   mallopt(M_MMAP_THRESHOLD, std::numeric_limits<int>::max());   // what was freed stays with the process, in huge pages
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
@@ -67,10 +99,14 @@ int run(int argc, char** argv) {
   basin::add_export(app);
   basin::add_report(app);
   basin::add_bench(app);
+  check_verbs(&app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    std::ostringstream help;
+    const int code = app.exit(error, help, std::cerr);
+    basin::write_stdout(help.str());
+    return code == 0 ? 0 : 2;
   }
   return status;
 }
@@ -78,6 +114,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   restart_with_environment(argv);
   try {
     return run(argc, argv);

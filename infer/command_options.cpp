@@ -1,10 +1,14 @@
 #include "infer/command_options.h"
 
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <iterator>
 #include <vector>
 
+#include "configs/config_node.h"
+#include "configs/json_text.h"
 #include "model/device.h"
 
 namespace basin {
@@ -18,6 +22,41 @@ void add_device_option(CLI::App& verb, std::string& device) {
 
 at::Device device_of_option(const std::string& device) {
   return choose_device(enum_value<DeviceKind>(device).value(), "--device");
+}
+
+CLI::Validator at_least(int64_t least) {
+  return {[least](std::string& text) {
+            double number = 0;
+            const bool fits =
+                CLI::detail::lexical_cast(text, number) && number >= static_cast<double>(least);
+            return fits ? std::string() : fmt::format("{} is less than {}", text, least);
+          },
+          fmt::format(">= {}", least)};
+}
+
+CLI::Option* add_numbers_option(CLI::App& verb,
+                                const std::string& name,
+                                std::vector<int64_t>& numbers,
+                                const std::string& about) {
+  const auto read = [&numbers, name](const std::vector<std::string>& words) {
+    numbers.clear();
+    for (const std::string& word : words)
+      for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+        end = word.find(',', begin);
+        const std::string part = word.substr(begin, end == std::string::npos ? end : end - begin);
+        const auto number = parse_integer(part);
+        if (!number)
+          throw CLI::ValidationError(
+              name,
+              fmt::format("{}: expected whole numbers with commas between them, found \"{}\"",
+                          word,
+                          printable(part)));
+        numbers.push_back(*number);
+      }
+  };
+  return verb.add_option_function<std::vector<std::string>>(name, read, about)
+      ->type_name("INT,...")
+      ->default_str(fmt::format("{}", fmt::join(numbers, ",")));
 }
 
 void ModelOptions::add_to(CLI::App& verb) {
@@ -50,7 +89,7 @@ CLI::Option_group* add_source_options(CLI::App& verb, DocumentSource& source) {
       ->capture_default_str();
   verb.add_option(
           "--max-tokens", source.max_tokens, "only the first N tokens of each document; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   return group;
 }
 

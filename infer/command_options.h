@@ -2,7 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "infer/documents.h"
 #include "infer/model_directory.h"
@@ -13,6 +15,15 @@ namespace basin {
 void add_device_option(CLI::App& verb, std::string& device);
 /// What it names. Throws std::runtime_error when cuda was asked for and is not there.
 at::Device device_of_option(const std::string& device);
+
+/// Refuses numbers below `least`.
+CLI::Validator at_least(int64_t least);
+
+/// A list of whole numbers, separated by commas: --sinks 0,1,2,4. An empty element is refused.
+CLI::Option* add_numbers_option(CLI::App& verb,
+                                const std::string& name,
+                                std::vector<int64_t>& numbers,
+                                const std::string& about);
 
 /// MODEL, --dtype, --device, --threads.
 struct ModelOptions {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "configs/clock.h"
+#include "configs/signals.h"
 #include "model/cost.h"
 #include "model/device.h"
 #include "train/bench.h"
@@ -41,7 +42,7 @@ Run run_in(RunConfig config, Comm& comm, at::Device device, const std::string& n
   config.run.dir += name;
   Trainer trainer(config, comm, device);
   const Clock::time_point began = Clock::now();
-  trainer.run();
+  if (trainer.run() == Trainer::Outcome::kStopped) throw Interrupted();
   return {seconds_since(began), trainer.last_save()};
 }
 

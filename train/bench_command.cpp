@@ -7,6 +7,7 @@
 
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/signals.h"
 #include "infer/command_options.h"
 #include "train/bench.h"
 #include "train/commands.h"
@@ -33,10 +34,10 @@ void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, Run ru
                    a->options.repetitions,
                    "timed runs; the median counts, the spread is shown")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--warmup", a->options.warmup, "runs before them")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   verb->add_option("--threads", a->threads, "CPU threads; 0: all cores")
       ->check(CLI::Range(0, 4096));
   verb->add_flag("--json", a->json, "one JSON document instead of a table");
@@ -44,6 +45,7 @@ void add_common(CLI::App* verb, const std::shared_ptr<BenchArguments>& a, Run ru
     if (a->threads > 0) at::set_num_threads(a->threads);
     a->options.peaks = !a->no_peaks;
     const std::vector<BenchRow> rows = run(*a);
+    check_interrupt();  // a run that was stopped is no measurement
     write_stdout(a->json ? to_text(BenchRow(rows)) : bench_table(rows));
   });
 }
@@ -69,18 +71,16 @@ void add_infer_bench(CLI::App* bench,
       ->capture_default_str()
       ->check(CLI::IsMember({"float32", "bfloat16", "q8_0"}));
   add_device_option(*verb, a->infer.device);
-  verb->add_option("--cache",
-                   a->infer.caches,
-                   "entries of the cache, sinks included; several give a table: 256,1024,4096")
-      ->delimiter(',')
-      ->check(CLI::Range(2, 1 << 24))
-      ->capture_default_str();
+  add_numbers_option(*verb,
+                     "--cache",
+                     a->infer.caches,
+                     "entries of the cache, sinks included; several give a table: 256,1024,4096");
   verb->add_option("--sinks", a->infer.sinks, "initial tokens kept")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   verb->add_option("--tokens", a->infer.tokens, "tokens of one timed run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--save",
                    a->infer.save,
                    "also write the run file's random model here, as a Hugging Face directory");
@@ -92,7 +92,7 @@ void add_infer_bench(CLI::App* bench,
                      a->infer.position,
                      "tokens that went through the cache before; 0: as many as fill it")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(at_least(0));
     verb->add_flag(
         "--recompute", a->infer.recompute, "the sliding window with recomputation beside it");
     verb->add_flag("--no-peaks", a->no_peaks, "do not measure the read bandwidth");
@@ -108,14 +108,14 @@ void add_train_bench(CLI::App* bench) {
   add_set_option(*verb, a->train.overrides);
   verb->add_option("--steps", a->train.steps, "steps of one timed run")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option(
       "--save", a->train.save, "also write the initial model and all batches (batches.npy) here");
   verb->add_flag("--no-peaks", a->no_peaks, "do not measure the peak of the matrix product");
   verb->add_option("--peak-flops",
                    a->options.peak_flops,
                    "the data sheet's peak in FLOP/s, for mfu: 989e12 for bf16 on an H100")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->footer(
       "Example: basin bench train configs/demo.yaml --set model.vocab_size=2048 --steps 20");
   add_common(verb, a, [](const BenchArguments& b) {
@@ -132,10 +132,10 @@ void add_checkpoint_bench(CLI::App* bench) {
   add_set_option(*verb, a->checkpoint.overrides);
   verb->add_option("--every", a->checkpoint.every, "steps between saves")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->add_option("--saves", a->checkpoint.saves, "saves of one run, beside its last")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->footer(
       "Example: basin bench checkpoint configs/demo.yaml --set model.vocab_size=2048 --every 20");
   add_common(verb, a, [](const BenchArguments& b) {
@@ -172,7 +172,7 @@ void add_prepare_bench(CLI::App* bench) {
       ->capture_default_str();
   verb->add_option("--max-bytes", a->prepare.max_bytes, "of text, at most")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   verb->footer(
       "Example: basin bench prepare --text .deps/corpus/plays --tokenizer "
       "runs/demo/data/demo.model");

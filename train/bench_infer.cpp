@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "configs/clock.h"
+#include "configs/signals.h"
 #include "data/tokenizer.h"
 #include "infer/command_options.h"
 #include "infer/cuda_decoder.h"
@@ -44,7 +45,7 @@ std::unique_ptr<Transformer> open_subject(const InferBench& bench) {
     model->initialize(1);
     if (!bench.save.empty()) {
       std::filesystem::create_directories(bench.save);
-      save_model(*model, config.data.sequence_length, bench.save);
+      save_model(*model, config.data.sequence_length, bench.save).write(bench.save);
     }
   } else {
     if (!bench.overrides.empty() || !bench.save.empty())
@@ -99,6 +100,7 @@ at::Tensor stream_through(const Transformer& model,
   const int64_t chunk = chunk_tokens(model.device());
   at::Tensor logits;
   for (int64_t done = 0; done < n;) {
+    check_interrupt();
     const int64_t from = done % text.size(0),
                   count = std::min({chunk, n - done, text.size(0) - from});
     logits = model.decode(text.narrow(0, from, count).unsqueeze(0), cache.attention());
@@ -244,6 +246,7 @@ std::vector<BenchRow> bench_decode(const InferBench& bench, const BenchOptions& 
     const Timing timing = time_runs(options, model->device(), [&] {
       const bool counts = ++run > options.warmup;
       for (int64_t i = 0; i < bench.tokens; ++i) {
+        check_interrupt();
         const Clock::time_point began = Clock::now();
         decoding->step(ids);
         if (counts)

@@ -52,7 +52,15 @@ void EvaluateConfig::validate(const ModelConfig& model) const {
       if (std::find(sinks.begin(), s, *s) != s)
         throw std::invalid_argument(fmt::format("--sinks names {} twice", *s));
   }
-  if (wants(Mode::kRecompute)) split_cache(cache, model.sink.tokens());
+  if (wants(Mode::kRecompute)) split_cache(cache, 0);
+  if (wants(Mode::kRecompute) && cache <= model.sink.tokens())
+    throw std::invalid_argument(
+        fmt::format("--cache {}: mode recompute needs room for a token beside the model's own {}: "
+                    "take --cache {} or more",
+                    cache,
+                    model.sink.tokens() == 1 ? "sink token"
+                                             : fmt::format("{} sink tokens", model.sink.tokens()),
+                    model.sink.tokens() + 1));
   if (caches || wants(Mode::kRecompute)) model.require_window(cache + 1);
 }
 

@@ -1,4 +1,5 @@
 // basin generate: text that streams for as long as wanted, from a cache of constant size.
+#include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
+#include <stdexcept>
 
 #include "configs/clock.h"
 #include "configs/files.h"
@@ -19,6 +21,8 @@
 namespace basin {
 namespace {
 
+constexpr uint64_t kLargestSeed = 9'000'000'000'000'000;
+
 struct Arguments {
   ModelOptions model;
   std::string prompt, prompt_file;
@@ -29,8 +33,11 @@ struct Arguments {
 };
 
 std::string read_prompt(const Arguments& arguments) {
-  std::string prompt =
-      arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
+  const std::string& file = arguments.prompt_file;
+  std::string prompt = file.empty() ? arguments.prompt : read_file(file == "-" ? "/dev/stdin" : file);
+  if (prompt.find('\0') != std::string::npos)  // UTF-16, mostly
+    throw std::runtime_error(
+        fmt::format("--prompt-file {}: not a text file in UTF-8: it has zero bytes", file));
   if (const int64_t invalid = sanitize_utf8(prompt); invalid > 0)
     spdlog::warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
   return prompt;
@@ -130,13 +137,13 @@ void add_generate(CLI::App& app) {
   arguments->model.add_to(*verb);
   CLI::Option* prompt = verb->add_option(
       "--prompt", arguments->prompt, "text to continue; longer than the cache is fine");
-  verb->add_option("--prompt-file", arguments->prompt_file, "the same, from a file")
+  verb->add_option("--prompt-file", arguments->prompt_file, "the same, from a file; -: from standard input")
       ->excludes(prompt);
   verb->add_option("--max-tokens",
                    arguments->max_tokens,
                    "tokens to generate; 0: until the end-of-text token or Ctrl-C")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   verb->add_option("--temperature",
                    arguments->sampler.temperature,
                    "divides the logits; 0: always the likeliest token")
@@ -152,7 +159,8 @@ void add_generate(CLI::App& app) {
                    "only tokens with this share of the likeliest one's probability")
       ->capture_default_str();
   verb->add_option("--seed", arguments->sampler.seed, "the same seed gives the same text")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(uint64_t{0}, kLargestSeed));
   verb->add_option("--cache",
                    arguments->cache,
                    "entries of the cache, kept initial tokens included; default: what the model "

@@ -3,11 +3,15 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 
+#include "configs/progress.h"
 #include "model/alibi.h"
 #include "model/flash_attention.h"
 #include "model/kernels/kernels.h"
@@ -43,11 +47,21 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
   extra_ = model.config().sink.in_denominator() ? 1 : 0;
   compute_ = model.dtype() == at::kDouble ? at::kDouble : at::kFloat;
   const at::TensorOptions options = at::TensorOptions().device(model.device()).dtype(model.dtype());
-  keys_ = at::zeros({model.config().num_hidden_layers, G, slots, heads.head_size}, options);
-  values_ = at::zeros_like(keys_);
-  scores_ = at::empty({G, heads.heads / G, extra_ + slots}, options.dtype(compute_));
-  if (model.dtype() != compute_)
-    wide_ = at::empty({2, G, slots, heads.head_size}, options.dtype(compute_));
+  try {
+    keys_ = at::zeros({model.config().num_hidden_layers, G, slots, heads.head_size}, options);
+    values_ = at::zeros_like(keys_);
+    scores_ = at::empty({G, heads.heads / G, extra_ + slots}, options.dtype(compute_));
+    if (model.dtype() != compute_)
+      wide_ = at::empty({2, G, slots, heads.head_size}, options.dtype(compute_));
+  } catch (const c10::Error&) {
+    const double bytes = 2.0 * static_cast<double>(model.config().num_hidden_layers * G * heads.head_size) *
+                         static_cast<double>(slots) * static_cast<double>(options.dtype().itemsize());
+    throw std::runtime_error(
+        fmt::format("--cache {}: the keys and values of so many entries take {}, and there is no room: "
+                    "take a smaller cache",
+                    shape.entries(),
+                    format_bytes(bytes)));
+  }
   if (model.config().uses_alibi())
     alibi_ = alibi_table(model.config(), shape.entries() + 1).to(model.device());
 }

@@ -62,7 +62,7 @@ const Tokenizer& LoadedModel::require_tokenizer() const {
   if (!tokenizer)
     throw std::invalid_argument(
         fmt::format("{} has no tokenizer.model and no tokenizer.json, so text cannot be read or "
-                    "written: give --dataset, or put the model's tokenizer there",
+                    "written: put the model's tokenizer there (what is only scored can be a --dataset)",
                     directory.string()));
   return *tokenizer;
 }

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include "model/cpu_allocator.h"
 #include "tests/infer/tiny_model.h"
 
 namespace basin {
@@ -30,6 +31,19 @@ TEST(KvCache, HoldsSinksAndTheMostRecent) {
   cache.advance(100);
   EXPECT_EQ(cache.contents(), (Positions{0, 1, 103, 104, 105}));
   EXPECT_EQ(static_cast<int64_t>(cache.contents().size()), cache.shape().entries());
+}
+
+TEST(KvCache, OneForWhichThereIsNoRoomIsNamed) {
+  install_cpu_allocator();  // as the program does; LibTorch's own aborts
+  const Transformer model =
+      random_model(tiny_config(ModelType::kLlama, SinkKind::kNone), at::kFloat);
+  try {
+    KvCache(model, {1, int64_t{1} << 42});
+    ADD_FAILURE() << "half a petabyte of memory";
+  } catch (const std::runtime_error& error) {
+    EXPECT_EQ(std::string(error.what()).find("--cache 4398046511105: the keys and values"), 0u)
+        << error.what();
+  }
 }
 
 TEST(KvCache, MemoryIsConstant) {

@@ -53,6 +53,12 @@ void run(const Arguments& arguments) {
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
   const std::filesystem::path saved_in = eval_directory(arguments.model.path);
   if (arguments.save) make_writable_directory(saved_in);
+  if (model.trained_tokens > 0 && kSinkPositions - sinks > model.trained_tokens)
+    spdlog::warn(
+        "the metric reads {} tokens of text, the model was trained on {}: what it does behind them "
+        "is not what it learnt",
+        kSinkPositions - sinks,
+        model.trained_tokens);
   const SinkMetric metric =
       measure_sink(*model.model, spread_samples(documents, kSinkPositions - sinks, kSinkSequences));
   if (metric.sequences < kSinkSequences)

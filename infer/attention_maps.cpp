@@ -134,7 +134,7 @@ at::Tensor spread_samples(std::span<const TokenDocument> documents, int64_t toke
     for (int64_t begin = 0; begin + tokens <= d.tokens.numel(); begin += tokens)
       all.push_back(d.tokens.narrow(0, begin, tokens));
   if (all.empty())
-    throw std::invalid_argument(
+    throw std::runtime_error(
         fmt::format("no document has {} tokens, which one sample of the attention metric needs: "
                     "give a longer text",
                     tokens));

@@ -37,7 +37,7 @@ struct SinkMetric {
 SinkMetric measure_sink(const Transformer& model, const at::Tensor& samples);
 
 /// Up to `count` samples (n, tokens) that do not overlap or cross documents, spread evenly over
-/// them. Throws std::invalid_argument when no document has `tokens` tokens.
+/// them. Throws std::runtime_error when no document has `tokens` tokens.
 at::Tensor spread_samples(std::span<const TokenDocument> documents, int64_t tokens, int64_t count);
 
 /// {epsilon, positions, sequences, sink_first, sink_first_text, alpha: [L][H], alpha_first_text:

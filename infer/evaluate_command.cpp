@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@ struct Arguments {
   std::vector<std::string> modes = {"stream"};
   std::string per_token;
   std::optional<int64_t> cache;
+  std::vector<int64_t> sinks;  // empty: the usual ones
   std::vector<std::string> tasks;
   std::string per_example;
   bool json = false, save = false;
@@ -46,7 +48,7 @@ void run_tasks(const Arguments& arguments) {
       arguments.save ? eval_directory(arguments.model.path) : std::filesystem::path();
   if (arguments.save) make_writable_directory(saved_in);
   if (!arguments.per_example.empty())
-    make_writable_directory(std::filesystem::path(arguments.per_example).parent_path());
+    make_writable_place(arguments.per_example);
   const LoadedModel model = arguments.model.open();
   for (auto& [task, result] : scored) result = score_task(model, task);
   const TasksHeader header{
@@ -58,6 +60,15 @@ void run_tasks(const Arguments& arguments) {
     spdlog::info("saved {}", path.string());
 }
 
+/// The paper's columns, and the model's own number of sink tokens.
+std::vector<int64_t> usual_sinks(int64_t own) {
+  std::vector<int64_t> sinks = EvaluateConfig().sinks;
+  sinks.push_back(own);
+  std::ranges::sort(sinks);
+  sinks.erase(std::unique(sinks.begin(), sinks.end()), sinks.end());
+  return sinks;
+}
+
 void run(const Arguments& arguments) {
   if (!arguments.tasks.empty()) return run_tasks(arguments);
   EvaluateConfig config = arguments.config;
@@ -66,14 +77,11 @@ void run(const Arguments& arguments) {
   const LoadedModel model = arguments.model.open();
   config.trained_tokens = model.trained_tokens;
   config.cache = arguments.cache ? *arguments.cache : model.default_cache();
+  config.sinks = arguments.sinks.empty() ? usual_sinks(model.model->config().sink.tokens())
+                                         : arguments.sinks;
   config.validate(model.model->config());
   const std::vector<TokenDocument> documents = read_documents(arguments.source, model);
   const std::filesystem::path saved_in = eval_directory(arguments.model.path);
-  if (arguments.save) make_writable_directory(saved_in);
-  if (!arguments.per_token.empty())
-    make_writable_directory(std::filesystem::path(arguments.per_token).parent_path());
-  const Evaluation evaluation = evaluate(model, documents, config);
-
   const EvaluationHeader header{model.directory.string(),
                                 model.model->config().sink,
                                 config.cache,
@@ -81,6 +89,13 @@ void run(const Arguments& arguments) {
                                 arguments.source.describe(),
                                 arguments.source.stem(),
                                 named_step(arguments.model.path)};
+  if (arguments.save) {
+    make_writable_directory(saved_in);
+    refuse_to_replace(saved_in, header, config, documents, arguments.source.max_tokens);
+  }
+  if (!arguments.per_token.empty())
+    make_writable_place(arguments.per_token);
+  const Evaluation evaluation = evaluate(model, documents, config);
   write_stdout(arguments.json ? json_text(header, evaluation) : to_table(header, evaluation));
   if (!arguments.per_token.empty()) write_per_token(arguments.per_token, evaluation);
   if (arguments.save)
@@ -110,11 +125,11 @@ void add_evaluate(CLI::App& app) {
                    arguments->cache,
                    "entries of the cache, kept initial tokens included; default: what the model "
                    "was trained on, minus 1");
-  verb->add_option("--sinks",
-                   arguments->config.sinks,
-                   "kept initial tokens, one streaming row each; a model's own sink tokens count")
-      ->delimiter(',')
-      ->capture_default_str();
+  add_numbers_option(*verb,
+                     "--sinks",
+                     arguments->sinks,
+                     "kept initial tokens, one streaming row each; a model's own sink tokens count")
+      ->default_str("0,1,2,4 and as many as the model's own");
   verb->add_option("--limit",
                    arguments->config.limit,
                    "recompute scores only N tokens, spread evenly over all documents; 0: all");
@@ -132,7 +147,7 @@ void add_evaluate(CLI::App& app) {
   verb->add_flag("--json", arguments->json, "print one JSON document instead of the table");
   verb->add_flag("--save",
                  arguments->save,
-                 "also write evaluate-SOURCE-C<cache>.json and .npy (tasks-NAME.json) into the "
+                 "also write evaluate-SOURCE-C<cache>[-bfloat16].json and .npy (tasks-NAME.json) into the "
                  "run's eval/ folder; with "
                  "-step-XXXXXXXX behind it where MODEL names a step, for the report's curve");
   verb->footer(

@@ -2,7 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <stdexcept>
 
 #include "configs/files.h"
 #include "configs/json_text.h"
@@ -59,6 +62,42 @@ std::string table_row(const EvaluationRow& row) {
       row.tokens_per_second);
 }
 
+int64_t sum(const std::vector<int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), int64_t{0});
+}
+
+/// What the saved evaluation `old` holds that one as described would not; empty when nothing.
+/// `tokens` of each document.
+std::string what_would_be_lost(const Json& old,
+                               const EvaluationHeader& header,
+                               const EvaluateConfig& config,
+                               const std::vector<int64_t>& tokens,
+                               bool in_part) {
+  std::vector<int64_t> before;
+  for (const Json& document : old.at("documents")) before.push_back(document.at("tokens"));
+  if (const std::string dtype = old.at("dtype"); dtype != header.dtype) return "results in " + dtype;
+  if (in_part && sum(before) > sum(tokens))
+    return fmt::format("results of {} tokens, not {}", sum(before), sum(tokens));
+  const std::string source = old.at("source");  // a path may be spelled in several ways
+  if (source != header.source && before != tokens) return "results of " + source;
+  const int64_t step = step_of_model(header.model);
+  if (before != tokens || old.at("step") != (step < 0 ? Json(nullptr) : Json(step))) return "";
+  for (const Json& row : old.at("rows")) {
+    const std::string name = row.at("mode");
+    const auto mode = enum_value<Mode>(name == "window" ? "stream" : name).value_or(Mode::kDense);
+    const auto has = [&](Mode m) { return std::ranges::find(config.modes, m) != config.modes.end(); };
+    const int64_t kept = row.at("sinks");
+    const bool there = mode != Mode::kStream
+                           ? has(mode)
+                           : (kept == 0 && has(Mode::kWindow)) ||
+                                 (has(mode) && std::ranges::find(config.sinks, kept) != config.sinks.end());
+    if (!there)
+      return mode == Mode::kStream ? fmt::format("a row with {} initial tokens kept", kept)
+                                   : fmt::format("a row of mode {}", name);
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string describe_sink(const SinkConfig& sink) {
@@ -101,9 +140,10 @@ std::string json_text(const EvaluationHeader& header, const Evaluation& evaluati
 std::string to_table(const EvaluationHeader& header, const Evaluation& evaluation) {
   int64_t scored = 0;
   for (const DocumentSummary& d : evaluation.documents) scored += d.scored;
+  const bool has_delta = std::ranges::any_of(
+      evaluation.rows, [](const EvaluationRow& row) { return row.nll_delta.has_value(); });
   std::string table = fmt::format(
-      "{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score; delta is nll minus that of "
-      "stream with 4 kept, paired per token\n\n",
+      "{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score{}\n\n",
       header.model,
       describe_sink(header.sink),
       header.cache,
@@ -111,7 +151,8 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
       header.source,
       evaluation.documents.size(),
       evaluation.documents.size() == 1 ? "" : "s",
-      scored);
+      scored,
+      has_delta ? "; delta is nll minus that of stream with 4 kept, paired per token" : "");
   table += fmt::format("{:<9}  {:>4}  {:>6}  {:>9}  {:>8}  {:>10}  {:>9}  {:>9}  {:>15}  {:>9}\n",
                        "mode",
                        "kept",
@@ -136,17 +177,41 @@ void write_per_token(const std::filesystem::path& path, const Evaluation& evalua
   write_npy(path, values, static_cast<int64_t>(evaluation.rows.size()));
 }
 
+std::filesystem::path saved_path(const std::filesystem::path& directory,
+                                 const EvaluationHeader& header) {
+  std::string name = fmt::format("evaluate-{}-C{}", header.stem, header.cache);
+  if (header.dtype != "float32") name += "-" + header.dtype;
+  if (!header.step.empty()) name += "-" + header.step;
+  return directory / (name + ".json");
+}
+
+void refuse_to_replace(const std::filesystem::path& directory,
+                       const EvaluationHeader& header,
+                       const EvaluateConfig& config,
+                       const std::vector<TokenDocument>& documents,
+                       int64_t max_tokens) {
+  const std::filesystem::path path = saved_path(directory, header);
+  if (!std::filesystem::exists(path)) return;
+  std::vector<int64_t> tokens;
+  for (const TokenDocument& d : documents) tokens.push_back(d.tokens.numel());
+  std::string what;
+  try {
+    what = what_would_be_lost(
+        Json::parse(read_file(path)), header, config, tokens, max_tokens > 0);
+  } catch (const Json::exception&) {
+    return;  // nothing that anybody could read
+  }
+  if (!what.empty())
+    throw std::invalid_argument(fmt::format(
+        "--save would replace {}, which holds {}: move it away first", path.string(), what));
+}
+
 std::filesystem::path save_evaluation(const std::filesystem::path& directory,
                                       const EvaluationHeader& header,
                                       const Evaluation& evaluation) {
   std::filesystem::create_directories(directory);
-  const std::string stem = fmt::format("evaluate-{}-C{}{}{}",
-                                       header.stem,
-                                       header.cache,
-                                       header.step.empty() ? "" : "-",
-                                       header.step);
-  write_per_token(directory / (stem + ".npy"), evaluation);
-  const std::filesystem::path path = directory / (stem + ".json");
+  const std::filesystem::path path = saved_path(directory, header);
+  write_per_token(std::filesystem::path(path).replace_extension(".npy"), evaluation);
   write_file(path, json_text(header, evaluation));
   return path;
 }

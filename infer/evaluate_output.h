@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
+#include "infer/documents.h"
 #include "infer/evaluate.h"
 
 namespace basin {
@@ -40,8 +42,19 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
 /// float32 (rows, scorable tokens in order), NaN where a row did not score.
 void write_per_token(const std::filesystem::path& path, const Evaluation& evaluation);
 
-/// DIRECTORY/evaluate-<stem>-C<cache>[-<step>].json and .npy (the per-token numbers of its rows);
-/// returns the JSON's path.
+/// DIRECTORY/evaluate-<stem>-C<cache>[-bfloat16][-<step>].json.
+std::filesystem::path saved_path(const std::filesystem::path& directory,
+                                 const EvaluationHeader& header);
+
+/// Throws std::invalid_argument when saved_path holds something that the evaluation to come would not
+/// have: other text or arithmetic, more tokens than `max_tokens` leaves (0: all) of it, more rows.
+void refuse_to_replace(const std::filesystem::path& directory,
+                       const EvaluationHeader& header,
+                       const EvaluateConfig& config,
+                       const std::vector<TokenDocument>& documents,
+                       int64_t max_tokens);
+
+/// Writes saved_path and .npy (the per-token numbers of its rows); returns the JSON's path.
 std::filesystem::path save_evaluation(const std::filesystem::path& directory,
                                       const EvaluationHeader& header,
                                       const Evaluation& evaluation);

@@ -144,10 +144,11 @@ std::string streaming_section(const RunFacts& facts) {
   std::string text;
   for (const StreamTable& table : facts.tables) {
     text += fmt::format(
-        "`{}`, a cache of {} entries, of which the first tokens of the stream keep theirs:\n\n"
+        "`{}`, a cache of {} entries{}, of which the first tokens of the stream keep theirs:\n\n"
         "| kept | scored tokens | nats a token | perplexity |\n|---:|---:|---:|---:|\n",
         table.source,
-        table.cache);
+        table.cache,
+        table.dtype == "float32" ? "" : ", " + table.dtype);
     for (const StreamRow& row : table.rows)
       text += fmt::format("| {} | {} | {:.4f} | {:.2f} |\n",
                           row.kept,

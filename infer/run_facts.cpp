@@ -57,13 +57,17 @@ void read_table(const std::string& text, RunFacts& facts) {
                           step->get<int64_t>() != facts.step;
   if (other_step) return;
   StreamTable table{
-      fs::path(json.at("source").get<std::string>()).filename().string(), json.at("cache"), {}};
+      fs::path(json.at("source").get<std::string>()).filename().string(),
+      json.at("cache"),
+      json.value("dtype", "float32"),
+      {}};
   for (const Json& row : json.at("rows"))
     if (row.at("mode") == "stream" || row.at("mode") == "window")
       table.rows.push_back(
           {row.at("sinks"), row.at("tokens"), row.at("nll"), row.at("perplexity")});
   const auto same = [&](const StreamTable& other) {
-    return other.source == table.source && other.cache == table.cache;
+    return other.source == table.source && other.cache == table.cache &&
+           other.dtype == table.dtype;
   };
   if (!table.rows.empty() && std::ranges::none_of(facts.tables, same))
     facts.tables.push_back(std::move(table));

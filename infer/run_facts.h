@@ -21,6 +21,7 @@ struct StreamRow {
 struct StreamTable {
   std::string source;  // what was read, without its folders
   int64_t cache = 0;
+  std::string dtype;
   std::vector<StreamRow> rows;
 };
 

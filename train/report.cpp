@@ -166,10 +166,10 @@ std::string streaming_table(const std::vector<RunRecord>& runs, const Evaluation
 std::string streaming_note(const EvaluationGroup& group) {
   const auto& evaluation = **std::ranges::find_if(group.by_run, [](const SavedEvaluation* e) { return e != nullptr; });
   return fmt::format(
-      "Held-out text {}: {} documents, {} scored tokens, each document its own stream through a cache of {} entries. "
+      "Held-out text {}: {} documents, {} scored tokens, each document its own stream through a cache of {} entries{}. "
       "Below each difference its "
       "95 % interval: paired per token, blocks of 512 tokens resampled.",
-      evaluation.source, evaluation.documents.size(), format_integer(scored_tokens(group)), group.cache);
+      evaluation.source, evaluation.documents.size(), format_integer(scored_tokens(group)), group.cache, group.unusual_dtype());
 }
 
 std::string streaming_section(const std::vector<RunRecord>& runs, const Comparison& comparison) {
@@ -177,7 +177,7 @@ std::string streaming_section(const std::vector<RunRecord>& runs, const Comparis
   if (!comparison.refusal.empty()) html += element("p", escape_html(comparison.refusal), "missing");
   for (const EvaluationGroup& group : comparison.groups) {
     if (&group != &comparison.groups.front())
-      html += element("h3", escape_html(fmt::format("{} with a cache of {}", group.source, group.cache)));
+      html += element("h3", escape_html(fmt::format("{} with a cache of {}{}", group.source, group.cache, group.unusual_dtype())));
     html += streaming_table(runs, group) + element("p", escape_html(streaming_note(group)), "soft");
     if (&group == &comparison.groups.front()) continue;
     for (size_t i = 0; i < runs.size(); ++i) {

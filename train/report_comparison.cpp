@@ -25,8 +25,8 @@ std::string sources_of(const RunRecord& run) {
 }
 
 std::string caches_of(const RunRecord& run) {
-  std::set<int64_t> caches;
-  for (const auto& e : run.evaluations) caches.insert(e.cache);
+  std::set<std::string> caches;
+  for (const auto& e : run.evaluations) caches.insert(fmt::format("{}{}", e.cache, e.dtype == "float32" ? "" : " in " + e.dtype));
   return "with cache " + fmt::format("{}", fmt::join(caches, " and "));
 }
 
@@ -37,10 +37,10 @@ std::string tokens_of(const RunRecord& run) {
 }
 
 EvaluationGroup group_of(const std::vector<RunRecord>& runs, const SavedEvaluation& wanted) {
-  EvaluationGroup group{.source = wanted.source, .cache = wanted.cache, .by_run = {}};
+  EvaluationGroup group{.source = wanted.source, .cache = wanted.cache, .dtype = wanted.dtype, .by_run = {}};
   for (const RunRecord& run : runs) {
     const auto it = std::ranges::find_if(run.evaluations, [&](const SavedEvaluation& e) {
-      return e.source == wanted.source && e.cache == wanted.cache;
+      return e.source == wanted.source && e.cache == wanted.cache && e.dtype == wanted.dtype;
     });
     group.by_run.push_back(it == run.evaluations.end() ? nullptr : &*it);
   }
@@ -140,7 +140,7 @@ Comparison compare(const std::vector<RunRecord>& runs) {
   std::ranges::stable_sort(result.groups, std::greater{}, &EvaluationGroup::cache);
   if (result.groups.empty()) {
     result.refusal =
-        fmt::format("Not compared: the runs have no cache size in common ({}). Evaluate them with the same --cache.",
+        fmt::format("Not compared: the runs have no cache size in common ({}). Evaluate them with the same --cache and --dtype.",
                     names_and_values(evaluated, caches_of));
   }
   return result;

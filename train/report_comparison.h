@@ -10,11 +10,15 @@
 
 namespace basin {
 
-/// The evaluations of one held-out text with one cache size; `by_run[i]` is null where run i has none.
+/// The evaluations of one held-out text with one cache size and arithmetic; `by_run[i]` is null where run i has none.
 struct EvaluationGroup {
   std::string source;
   int64_t cache = 0;
+  std::string dtype;
   std::vector<const SavedEvaluation*> by_run;
+
+  /// ", bfloat16": what a reader does not take for granted.
+  std::string unusual_dtype() const { return dtype == "float32" ? "" : ", " + dtype; }
 };
 
 struct Comparison {

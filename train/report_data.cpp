@@ -186,6 +186,7 @@ SavedEvaluation read_evaluation(const fs::path& file) {
   SavedEvaluation evaluation = parsed(file, "evaluate ... --save", [&](const Json& json) {
     SavedEvaluation e{.source = json.at("source").get<std::string>(),
                       .sink_kind = json.at("sink").at("kind").get<std::string>(),
+                      .dtype = json.value("dtype", "float32"),
                       .cache = json.at("cache").get<int64_t>(),
                       .documents = {},
                       .rows = {},
@@ -322,7 +323,7 @@ RunRecord read_run(const fs::path& directory) {
     if (evaluation.step >= 0) run.trajectory.push_back(evaluation);
     if (!names_step(file) && is_current(evaluation.step, file)) run.evaluations.push_back(evaluation);
   }
-  const auto order = [](const SavedEvaluation& e) { return std::tuple(e.source, e.cache, e.step); };
+  const auto order = [](const SavedEvaluation& e) { return std::tuple(e.source, e.cache, e.dtype, e.step); };
   std::ranges::sort(run.evaluations, {}, order);
   std::ranges::sort(run.trajectory, {}, order);
   const auto twice = std::ranges::unique(run.trajectory, {}, order);  // the newest, with and without its name

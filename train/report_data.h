@@ -39,7 +39,7 @@ struct SavedDocument {
 
 /// eval/evaluate-*.json with the per-token file beside it.
 struct SavedEvaluation {
-  std::string source, sink_kind;
+  std::string source, sink_kind, dtype;  // dtype: of the arithmetic
   int64_t cache = 0;
   std::vector<SavedDocument> documents;
   std::vector<SavedRow> rows;

@@ -248,6 +248,7 @@ std::string train_command(const RunRecord& run) {
 std::string evaluate_command(const RunRecord& run, const Comparison& comparison) {
   std::string cache;
   if (!comparison.groups.empty()) cache = fmt::format(" --cache {}", comparison.groups.front().cache);
+  if (!comparison.groups.empty() && comparison.groups.front().dtype != "float32") cache += " --dtype " + comparison.groups.front().dtype;
   return fmt::format("build/basin evaluate {} {} --mode stream,dense --sinks 0,1,2,4{} --save",
                      shell_word(run.directory.string()), dataset_or_text(run), cache);
 }

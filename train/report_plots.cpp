@@ -187,7 +187,7 @@ std::string eviction_plot(const std::vector<RunRecord>& runs) {
     for (const SavedEvaluation& evaluation : runs[i].trajectory) {
       const SavedRow* none = evaluation.streaming_row(0);
       const auto logged = std::ranges::find(runs[i].metrics, evaluation.step, &LoggedStep::step);
-      if (evaluation.source == first.source && evaluation.cache == first.cache && none != nullptr &&
+      if (evaluation.source == first.source && evaluation.cache == first.cache && evaluation.dtype == first.dtype && none != nullptr &&
           logged != runs[i].metrics.end())
         points.push_back({logged->tokens, none->nll_delta});
     }

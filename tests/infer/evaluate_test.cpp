@@ -1,7 +1,7 @@
 #include "infer/evaluate.h"
 
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <cmath>
 #include <cstring>
@@ -22,6 +22,7 @@ namespace basin {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::HasSubstr;
 
 // A folder of its own for each test, removed at its end.
 class Evaluate : public testing::Test {
@@ -198,6 +199,50 @@ TEST_F(Evaluate, ModelThatIsNotANumberIsNotScored) {
   model.model->flat().fill_(std::nan(""));
   EXPECT_THROW(evaluate(model, documents(model), config_of({Mode::kStream}, {1})),
                std::runtime_error);
+}
+
+TEST_F(Evaluate, SavedResultsAreNotReplacedByOtherOrFewer) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const auto docs = documents(model);
+  EvaluateConfig config = config_of({Mode::kStream, Mode::kDense}, {0, 4});
+  EvaluationHeader header{
+      "runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
+  const auto refusal = [&](const std::vector<TokenDocument>& now, int64_t max_tokens) -> std::string {
+    try {
+      refuse_to_replace(folder_, header, config, now, max_tokens);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(docs, 0), "") << "nothing there yet";
+  save_evaluation(folder_, header, evaluate(model, docs, config));
+  EXPECT_EQ(refusal(docs, 0), "") << "the same again";
+  const std::vector<TokenDocument> fewer = {docs[0]};
+  EXPECT_EQ(refusal(fewer, 0), "") << "the text has changed";
+  EXPECT_THAT(refusal(fewer, 50), HasSubstr("holds results of 151 tokens, not 90: move it away first"));
+  header.source = "elsewhere/y_heldout";
+  EXPECT_EQ(refusal(docs, 0), "") << "the same text, spelled in another way";
+  EXPECT_THAT(refusal(fewer, 0), HasSubstr("holds results of data/y_heldout"));
+  header.source = "data/y_heldout";
+  config.sinks = {0, 1};
+  EXPECT_THAT(refusal(docs, 0), HasSubstr("holds a row with 4 initial tokens kept"));
+  config = config_of({Mode::kStream}, {0, 1, 4});
+  EXPECT_THAT(refusal(docs, 0), HasSubstr("holds a row of mode dense"));
+  header.dtype = "bfloat16";
+  EXPECT_EQ(saved_path(folder_, header).filename(), "evaluate-y_heldout-C16-bfloat16.json");
+  EXPECT_EQ(refusal(docs, 0), "");
+}
+
+TEST_F(Evaluate, TheTableExplainsADifferenceOnlyWhereThereIsOne) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const EvaluationHeader header{"x", model.model->config().sink, 16, "float32", "y", "y"};
+  const auto table = [&](std::vector<int64_t> sinks) {
+    return to_table(
+        header, evaluate(model, documents(model), config_of({Mode::kStream}, std::move(sinks))));
+  };
+  EXPECT_THAT(table({1, 4}), HasSubstr("delta is nll minus that of stream with 4 kept"));
+  EXPECT_THAT(table({0, 1}), testing::Not(HasSubstr("delta is nll")));
 }
 
 TEST_F(Evaluate, WritesJsonAndNpy) {

@@ -43,6 +43,22 @@ TEST_F(ReportTest, RefusesToCompareDifferentTokenizersAndCaches) {
   EXPECT_TRUE(contains(compare(read({"none", "sink"})).refusal, "different tokenizers"));
 }
 
+TEST_F(ReportTest, ArithmeticsAreNotMixed) {
+  whole_run("none", kUnused, 3.0);
+  Numbers rounded = kUses;
+  rounded.dtype = "bfloat16";
+  config("sink", "token");
+  evaluation("sink", rounded);
+  EXPECT_TRUE(contains(compare(read({"none", "sink"})).refusal,
+                       "(none with cache 64, sink with cache 64 in bfloat16)"));
+  evaluation("none", rounded);  // beside what it has in float32
+  const auto runs = read({"none", "sink"});
+  const Comparison both = compare(runs);
+  ASSERT_EQ(both.groups.size(), 1u);
+  EXPECT_EQ(both.groups[0].dtype, "bfloat16");
+  EXPECT_TRUE(contains(page({"none", "sink"}), "a cache of 64 entries, bfloat16."));
+}
+
 // ---- what is read
 
 TEST_F(ReportTest, RefusesWhatIsNoRun) {

@@ -40,6 +40,7 @@ struct Numbers {
   double low = -0.01, high = 0.01;            // interval of row 0 against row 4, nats
   std::string source = "heldout";
   int64_t cache = 64, tokens = 301;  // tokens of the one document
+  std::string dtype = "float32";
   int64_t step = 20;
   bool by_name = false;  // the step was asked for by its name
 };
@@ -116,9 +117,10 @@ class ReportTest : public testing::Test {
   }
 
   std::string stem(const Numbers& n) const {
-    return fmt::format("eval/evaluate-{}-C{}{}",
+    return fmt::format("eval/evaluate-{}-C{}{}{}",
                        n.source,
                        n.cache,
+                       n.dtype == "float32" ? "" : "-" + n.dtype,
                        n.by_name ? fmt::format("-step-{:08}", n.step) : "");
   }
 
@@ -129,7 +131,7 @@ class ReportTest : public testing::Test {
                        {"step", n.step},
                        {"sink", {{"kind", n.sink}, {"count", 1}}},
                        {"cache", n.cache},
-                       {"dtype", "float32"},
+                       {"dtype", n.dtype},
                        {"source", n.source},
                        {"documents", {document}},
                        {"rows",

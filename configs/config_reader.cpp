@@ -93,11 +93,22 @@ void ConfigReader::report_keys(const ConfigNode& node,
   }
 }
 
-Origin ConfigReader::origin_of(const ConfigNode& node, const std::string& message) {
-  const std::string_view word = std::string_view(message).substr(0, message.find_first_of(" .:,"));
-  for (const ConfigEntry& entry : node.entries)
-    if (entry.key == word) return entry.origin;
-  return node.origin;
+void ConfigReader::report(const ConfigNode& node, const std::string& key, const std::string& message) {
+  std::string_view place = std::string_view(message).substr(0, message.find_first_of(" :,"));
+  const bool spelled_out = !key.empty() && place.starts_with(key + ".");
+  if (spelled_out) place.remove_prefix(key.size() + 1);
+  Origin origin = node.origin;
+  const ConfigNode* at = &node;
+  while (!place.empty()) {
+    const std::string_view part = place.substr(0, place.find('.'));
+    const auto entry = std::ranges::find(at->entries, part, &ConfigEntry::key);
+    if (entry == at->entries.end()) break;
+    at = &entry->value;
+    const bool in_one_place = at->origin.source == entry->origin.source;  // else --set replaced it
+    origin = in_one_place ? entry->origin : at->origin;
+    place.remove_prefix(std::min(place.size(), part.size() + 1));
+  }
+  problems_.add(origin, spelled_out ? "" : key, message);
 }
 
 ConfigNode ConfigReader::under_key(const ConfigNode& node, std::string_view key) {

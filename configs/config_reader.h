@@ -47,7 +47,7 @@ class ConfigReader {
     if constexpr (HasProblems<T>) {
       if (problems_.size() == before)
         for (const std::string& message : out.problems())
-          problems_.add(origin_of(node, message), key, message);
+          report(node, key, message);
     }
   }
 
@@ -92,15 +92,16 @@ class ConfigReader {
 
   template <class V>
   void read_numeric(const ConfigNode& node, const std::string& key, V& value, const Field& field) {
+    const std::optional<double> size = parse_number(node.scalar);
+    if (!node.is_text && size && !(*size >= field.min && *size <= field.max))
+      return problems_.add(
+          node.origin, key, node.scalar + " is out of range: allowed is " + range_text(field));
     std::optional<V> number;
     if constexpr (std::is_same_v<V, int64_t>)
       number = parse_integer(node.scalar);
     else
-      number = parse_number(node.scalar);
+      number = size;
     if (node.is_text || !number) return wrong_type<V>(node, key);
-    if (const auto size = static_cast<double>(*number); !(size >= field.min && size <= field.max))
-      return problems_.add(
-          node.origin, key, node.scalar + " is out of range: allowed is " + range_text(field));
     value = *number;
   }
 
@@ -143,8 +144,9 @@ class ConfigReader {
   void report_keys(const ConfigNode& node,
                    const std::string& key,
                    const std::vector<std::string_view>& names);
-  /// The entry that a message of problems() begins with, else the section.
-  static Origin origin_of(const ConfigNode& node, const std::string& message);
+  /// Adds a message of problems(), at the entry whose key it begins with, spelled out from the top
+  /// or not, else at the section.
+  void report(const ConfigNode& node, const std::string& key, const std::string& message);
   static ConfigNode under_key(const ConfigNode& node, std::string_view key);
 
   std::vector<KeyInfo> keys_;

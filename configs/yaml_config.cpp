@@ -48,6 +48,17 @@ ConfigNode convert(const YAML::Node& yaml, const std::string& source, int depth)
   return node;
 }
 
+/// Line `number` of `text`, from 0.
+bool is_indented_by_tab(const std::string& text, int number) {
+  size_t begin = 0;
+  for (; number > 0 && begin != std::string::npos; --number) {
+    begin = text.find('\n', begin);
+    if (begin != std::string::npos) ++begin;
+  }
+  const size_t first = begin == std::string::npos ? begin : text.find_first_not_of(' ', begin);
+  return first != std::string::npos && text[first] == '\t';
+}
+
 // A list's item or a section's value under `part`, made when the section does not have it; null
 // when the node has no such place.
 ConfigNode* descend(ConfigNode& node, const std::string& part, const Origin& origin) {
@@ -106,7 +117,9 @@ ConfigNode parse_yaml(const std::string& text, const std::string& source) {
     }
     return root;
   } catch (const YAML::Exception& error) {
-    fail(origin_at(error.mark, source), "not valid YAML: " + error.msg);
+    const bool tabbed = !error.mark.is_null() && is_indented_by_tab(text, error.mark.line);
+    fail(origin_at(error.mark, source),
+         "not valid YAML: " + (tabbed ? "a tab indents this line: use spaces" : error.msg));
   }
 }
 
@@ -139,6 +152,13 @@ void apply_override(const std::string& assignment, ConfigNode& root, Problems& p
 }
 
 std::string read_config_file(const std::filesystem::path& path) {
+  if (std::filesystem::is_directory(path))
+    throw std::runtime_error(
+        fmt::format("{}: is a folder, not a run file{}",
+                    path.string(),
+                    std::filesystem::exists(path / "config.yaml")
+                        ? fmt::format("; did you mean {}?", (path / "config.yaml").string())
+                        : ""));
   if (std::filesystem::exists(path)) return read_file(path);
   const std::filesystem::path directory =
       path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");

@@ -111,6 +111,25 @@ std::string given_run_directory(const ConfigNode& root, const std::filesystem::p
   return begun.size() == 1 ? begun[0] : "";
 }
 
+/// A run's own config.yaml names the directory that the run had. In another place now, it would begin
+/// there again from step 0.
+void check_not_moved(const ConfigNode& root, const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  const ConfigNode* const dir = root.at("run.dir");
+  const bool by_file = dir != nullptr && dir->origin.source == path.string();
+  const fs::path home = path.has_parent_path() ? path.parent_path() : ".";
+  if (path.filename() != "config.yaml" || !by_file || list_steps(home).empty() ||
+      fs::weakly_canonical(fs::absolute(dir->scalar)) == fs::weakly_canonical(fs::absolute(home)))
+    return;
+  throw std::invalid_argument(
+      fmt::format("{}: belongs to the run that lies in {}, but its run.dir is {}: add --set run.dir={} "
+                  "to go on where it lies now, or another one to begin a new run",
+                  path.string(),
+                  home.string(),
+                  dir->scalar,
+                  home.string()));
+}
+
 /// Whether the sidecar's promise makes it needless to read the tokens: `prepare` never writes ids
 /// beyond the vocabulary or, with tokenizers of its own, these reserved ones.
 bool promises_enough(const DatasetInfo& info, const std::vector<int64_t>& sink_ids) {
@@ -247,6 +266,8 @@ std::vector<std::string> RunConfig::problems() const {
                     positions,
                     model.sliding_window));
   }
+  if (std::ranges::any_of(run.dir, [](unsigned char c) { return c < ' ' || c == 0x7f; }))
+    out.push_back("run.dir holds a control character, which no directory should be called");
   if (train.checkpoint.keep_best > 0 && data.heldout.empty())
     out.push_back("train.checkpoint.keep_best needs data.heldout");
   return out;
@@ -256,6 +277,7 @@ RunConfig read_run_config(const std::filesystem::path& path,
                           const std::vector<std::string>& overrides) {
   Problems problems;
   ConfigNode root = overridden_yaml(read_config_file(path), path.string(), overrides, problems);
+  check_not_moved(root, path);
   RunConfig config;
   std::optional<InitialModel> initial;
   if (const auto from = given(root, "train.init_from"); from && !from->empty()) {

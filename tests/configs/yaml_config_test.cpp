@@ -225,6 +225,22 @@ TEST(Overrides, ErrorsNameTheOverride) {
             "another number of steps");
 }
 
+TEST(YamlConfig, ProblemsOfAnOverriddenKeyAreSaidOfTheOverride) {
+  EXPECT_EQ(problems_of("train:\n  steps: 5\n", {"train.steps=13"}),
+            "run.yaml:2: train: choose another number of steps\n"
+            "--set train.steps=13: train: steps 13 is unlucky");
+}
+
+TEST(YamlConfig, ATabIsNamed) {
+  EXPECT_EQ(problems_of("train:\n \tsteps: 5\n"),
+            "run.yaml:2: not valid YAML: a tab indents this line: use spaces");
+}
+
+TEST(YamlConfig, ANumberThatIsTooLargeIsOutOfRange) {
+  EXPECT_EQ(problems_of("ids: [18446744073709551616]\n"),
+            "run.yaml:1: ids.0: 18446744073709551616 is out of range: allowed is 0 to 9");
+}
+
 class ConfigFiles : public testing::Test {
  protected:
   std::string reading(const std::string& name) const {
@@ -269,7 +285,13 @@ TEST_F(ConfigFiles, AMissingFileNamesThoseThatWereMeant) {
       at + "other.yaml: no such file; there are " + at + "demo.yaml, " + at + "llama-60m.yaml");
   EXPECT_EQ(reading("x/demo.yaml"),
             at + "x/demo.yaml: no such file; there is no directory " + at + "x either");
-  EXPECT_EQ(reading("."), "cannot read " + at + ".: Is a directory");
+  const std::filesystem::path run = directory_ / "run";
+  std::filesystem::create_directory(run);
+  EXPECT_EQ(reading("run"), run.string() + ": is a folder, not a run file");
+  write_file(run / "config.yaml", "");
+  EXPECT_EQ(reading("run"),
+            run.string() + ": is a folder, not a run file; did you mean " + run.string() +
+                "/config.yaml?");
 }
 
 }  // namespace

@@ -88,6 +88,35 @@ TEST_F(RunConfigTest, RefusesWhatWouldNotDoWhatItSays) {
   EXPECT_EQ(said("rollback: {factor: 1.5}"), "no error");
 }
 
+TEST_F(RunConfigTest, ProblemsAreSaidWhereTheirKeyStands) {
+  const std::string text = "data: {train: x}\ntrain:\n  steps: 10\n  stop_after: 90m\n";
+  EXPECT_THAT(
+      message_of([&] { config_from_text<RunConfig>(text, "a.yaml", {"train.stop_after=90"}); }),
+      testing::StartsWith("--set train.stop_after=90: train.stop_after: \"90\" is no duration"));
+  EXPECT_THAT(message_of([&] { config_from_text<RunConfig>(text + "  micro_batch: 5\n", "a.yaml"); }),
+              testing::StartsWith("a.yaml:5: train.micro_batch 5 does not divide"));
+}
+
+TEST_F(RunConfigTest, ARunThatWasMovedIsNotBegunAgain) {
+  const std::filesystem::path home = root_ / "moved", file = home / "config.yaml";
+  std::filesystem::create_directories(home / "step-00000010");
+  RunConfig config = tiny_config("before");
+  write_file(file, to_yaml(config));
+  EXPECT_THAT(message_of([&] { read_run_config(file, {}); }),
+              HasSubstr("add --set run.dir=" + home.string() + " to go on"));
+  EXPECT_EQ(read_run_config(file, {"run.dir=" + home.string()}).run.dir, home.string());
+  config.run.dir = (root_ / "x" / ".." / "moved").string();
+  write_file(file, to_yaml(config));
+  EXPECT_EQ(message_of([&] { read_run_config(file, {}); }), "no error");
+}
+
+TEST_F(RunConfigTest, RefusesDirectoriesThatNobodyCanType) {
+  EXPECT_THAT(message_of([] {
+                config_from_text<RunConfig>("data: {train: x}\nrun: {dir: \"a\\0b\"}\n", "a.yaml");
+              }),
+              testing::StartsWith("a.yaml:2: run.dir holds a control character"));
+}
+
 TEST_F(RunConfigTest, RefusesSamplesLongerThanTheSlidingWindow) {
   const auto said = [](const std::string& window) {
     return message_of([&] {

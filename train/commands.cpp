@@ -20,6 +20,7 @@
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "configs/yaml_config.h"
+#include "data/indexed_dataset.h"
 #include "data/loader.h"
 #include "model/cost.h"
 #include "train/backend.h"
@@ -67,6 +68,9 @@ void print_summary(const RunConfig& config, const Plan& plan, const std::string&
                format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks,
                datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
   spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
+  const auto is_foreign = [](const DatasetConfig& dataset) { return !find_dataset_info(dataset.path); };
+  if (config.train.init_from.empty() && std::ranges::all_of(config.data.train, is_foreign))
+    spdlog::warn("{} has no PREFIX.json of `basin prepare`: its ids are taken as they are, and checkpoints get no tokenizer", config.data.train.at(0).path);
 }
 
 /// "torchrun: 2 nodes x 8 ranks x 1 thread, nccl on 2 nodes"

@@ -5,10 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "train/commands.h"
 #include "train/report.h"
 #include "train/report_findings.h"
@@ -23,6 +25,7 @@ namespace fs = std::filesystem;
 struct ReportOptions {
   std::vector<fs::path> runs;
   fs::path out, svg_directory;
+  bool json = false;
 };
 
 fs::path output_file(const ReportOptions& options) {
@@ -38,7 +41,7 @@ std::string command_line(const ReportOptions& options) {
 }
 
 void write_parent(const fs::path& file, const std::string& bytes) {
-  if (file.has_parent_path()) fs::create_directories(file.parent_path());
+  make_writable_place(file);
   write_file(file, bytes);
 }
 
@@ -56,12 +59,31 @@ void write_pictures(const std::vector<RunRecord>& runs, const fs::path& director
   }
 }
 
+/// {page, runs: [{name, directory}], headline: [text], findings: [{run: its place or null, text}]}
+std::string json_text(const std::vector<RunRecord>& runs, const fs::path& page) {
+  const Comparison comparison = compare(runs);
+  nlohmann::ordered_json json;
+  json["page"] = page.string();
+  json["runs"] = nlohmann::ordered_json::array();
+  for (const RunRecord& run : runs)
+    json["runs"].push_back({{"name", run.name}, {"directory", run.directory.string()}});
+  json["headline"] = headline(runs, comparison);
+  json["findings"] = nlohmann::ordered_json::array();
+  for (const Finding& finding : findings(runs, comparison)) {
+    nlohmann::ordered_json run = nullptr;
+    if (finding.run >= 0) run = finding.run;
+    json["findings"].push_back({{"run", run}, {"text", finding.text}});
+  }
+  return to_text(json);
+}
+
 void make_report(const ReportOptions& options) {
   const std::vector<RunRecord> runs = read_runs(options.runs);
   const fs::path file = output_file(options);
   write_parent(file, report_page(runs, command_line(options)));
   if (!options.svg_directory.empty()) write_pictures(runs, options.svg_directory);
-  write_stdout(fmt::format("{}{}\n", report_summary(runs), file.string()));
+  write_stdout(options.json ? json_text(runs, file)
+                            : fmt::format("{}{}\n", report_summary(runs), file.string()));
 }
 
 }  // namespace
@@ -75,6 +97,7 @@ void add_report(CLI::App& app) {
   verb->add_option("--out", options->out,
                    "the page; default report.html in the run, or beside the runs when there are several");
   verb->add_option("--svg", options->svg_directory, "also write loss.svg, streaming.svg and, where earlier steps were streamed, eviction.svg into this directory");
+  verb->add_flag("--json", options->json, "print the findings as one JSON document");
   verb->footer("Example:\n  basin report runs/demo-none runs/demo-sink --out runs/demo/report.html");
   verb->callback([options] { make_report(*options); });
 }

@@ -1,6 +1,5 @@
 // The program: lists the verbs, catches once.
 #include <ATen/Parallel.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <malloc.h>
 #include <torch/version.h>
@@ -50,12 +49,6 @@ void restart_with_environment(char** argv) {
   set_unless({"GLIBC_TUNABLES"}, "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
   char program[PATH_MAX + 1] = {};   // not /proc/self/exe itself, so that the process keeps its name
   if (changed && readlink("/proc/self/exe", program, PATH_MAX) > 0) execv(program, argv);   // where that fails, the program goes on as it is
-}
-
-// A file that is opened under the number of a closed stream would get what is printed there.
-void open_standard_streams() {
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) std::_Exit(1);   // the lowest free number is taken
 }
 
 /// Says which word is no verb, where CLI11 would only say that one is missing.
@@ -114,7 +107,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  open_standard_streams();
   restart_with_environment(argv);
   try {
     return run(argc, argv);

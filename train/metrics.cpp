@@ -120,19 +120,24 @@ std::string console_text(const MetricsRow& row, int64_t steps, double eta_s) {
   std::string text = fmt::format("step {}/{}", row.step, steps);
   text +=
       row.loss ? fmt::format("  loss {:.4f}", *row.loss) : std::string("  skipped (not finite)");
+  text += fmt::format("  eta {}", format_duration(eta_s));
+  text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
   text += fmt::format("  lr {:.2e}", row.lr);
   if (row.grad_norm) text += fmt::format("  |g| {:.3f}", *row.grad_norm);
-  text += fmt::format("  {} tokens/s", format_count(row.tokens_per_second));
   text += row.mfu ? fmt::format("  mfu {:.1f} %", 100 * *row.mfu) : std::string("  mfu n/a");
   if (row.peak_memory_bytes)
     text += fmt::format("  {}", format_bytes(static_cast<double>(*row.peak_memory_bytes)));
-  text += fmt::format("  eta {}", format_duration(eta_s));
   if (row.waits_on_device) text += "  waiting n/a";
   if (row.communication) text += fmt::format("  waiting {:.0f} %", 100 * *row.communication);
   if (row.slowest_excess && *row.slowest_excess > kNotedExcess)
     text +=
         fmt::format("  rank {} slower by {:.0f} %", *row.slowest_rank, 100 * *row.slowest_excess);
   if (row.skipped > 0) text += fmt::format("  skipped {}", row.skipped);
+  return text;
+}
+
+std::string measured_text(const MetricsRow& row) {
+  std::string text;
   if (row.val_loss) text += fmt::format("  | validation {:.4f}", *row.val_loss);
   if (row.sink_metric) text += fmt::format("  | sink metric {:.3f}", *row.sink_metric);
   return text;
@@ -150,14 +155,32 @@ Console::~Console() {
 }
 
 void Console::show(const MetricsRow& row, double eta_s) {
-  const std::string text = console_text(row, steps_, eta_s);
-  if (terminal_) {
-    write_stderr("\r\033[K" + fit_to_terminal(progress_bar(row.step, steps_) + " " + text));
-  } else {
+  const std::string text = console_text(row, steps_, eta_s), measured = measured_text(row);
+  shown_ = Clock::now();
+  if (!terminal_) return write_stderr(text + measured + "\n");
+  const std::string with_bar = progress_bar(row.step, steps_) + " " + text;
+  const bool fits = fit_to_terminal(with_bar) == with_bar;
+  rewrite(fits ? with_bar : text);
+  if (measured.empty()) return;
+  end_line();  // measured numbers stay on the screen, in a line of their own
+  write_stderr(fmt::format("step {}{}\n", row.step, measured));
+}
+
+void Console::show_part(int64_t step, size_t done, size_t of) {
+  constexpr double kTerminalEveryS = 2, kPlainEveryS = 60;
+  if (seconds_since(shown_) < (terminal_ ? kTerminalEveryS : kPlainEveryS)) return;
+  shown_ = Clock::now();
+  const std::string text =
+      fmt::format("step {}/{}: {} of {} micro-batches", step, steps_, done, of);
+  if (terminal_)
+    rewrite(text);
+  else
     write_stderr(text + "\n");
-  }
-  open_ = terminal_;
-  if (row.val_loss || row.sink_metric) end_line();  // measured numbers stay on the screen
+}
+
+void Console::rewrite(const std::string& line) {
+  write_stderr("\r\033[K" + fit_to_terminal(line));
+  open_ = true;
 }
 
 void Console::end_line() {

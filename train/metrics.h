@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "configs/clock.h"
 #include "train/append_log.h"
 #include "train/event_file.h"
 
@@ -74,17 +75,25 @@ class Console {
   ~Console();
 
   void show(const MetricsRow& row, double eta_s);
+  /// A sign of life while a step lasts: the first `done` of its `of` micro-batches are through.
+  /// Nothing, where something was shown a short while ago.
+  void show_part(int64_t step, size_t done, size_t of);
   /// Ends the rewritten line, so that something else can be printed.
   void end_line();
 
  private:
+  void rewrite(const std::string& line);
+
   int64_t steps_;
   bool terminal_, open_ = false;
+  Clock::time_point shown_ = Clock::now();
 };
 
-/// "step 20/1000  loss 3.2145  lr 1.00e-03  |g| 0.51  12.3 k tokens/s  mfu n/a  eta 3 min 20 s",
-/// with validation and sink metric when measured.
+/// "step 20/1000  loss 3.2145  eta 3 min 20 s  12.3 k tokens/s  lr 1.00e-03  |g| 0.51  mfu n/a": what a
+/// narrow terminal cuts off stands last.
 std::string console_text(const MetricsRow& row, int64_t steps, double eta_s);
+/// "  | validation 3.2150  | sink metric 0.250", as far as they were measured.
+std::string measured_text(const MetricsRow& row);
 /// "[#######.............]", in front of it on a terminal.
 std::string progress_bar(int64_t step, int64_t steps);
 

@@ -25,7 +25,7 @@ void RunLog::add_step(double seconds, double waited_s) {
   ++steps_;
 }
 
-void RunLog::write(MetricsRow row, double eta_s) {
+void RunLog::add_speed(MetricsRow& row) const {
   const int64_t T = config_.data.sequence_length;
   row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) /
                           (seconds_ + stalled_s_);
@@ -33,6 +33,16 @@ void RunLog::write(MetricsRow row, double eta_s) {
     row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
   row.waits_on_device = comm_.waits_on_device();
   if (const int64_t bytes = peak_memory_bytes(device_); bytes > 0) row.peak_memory_bytes = bytes;
+}
+
+void RunLog::show(MetricsRow row, double eta_s) {
+  if (!console_) return;
+  add_speed(row);
+  console_->show(row, eta_s);
+}
+
+void RunLog::write(MetricsRow row, double eta_s) {
+  add_speed(row);
   add_ranks(row);
   seconds_ = waited_s_ = stalled_s_ = 0;
   steps_ = 0;
@@ -60,6 +70,10 @@ void RunLog::add_ranks(MetricsRow& row) {
   row.communication = waited_s_ / seconds_;
   row.slowest_rank = busy.argmax().item<int64_t>();
   row.slowest_excess = (busy.max() / busy.median()).item<double>() - 1;
+}
+
+void RunLog::show_part(int64_t step, size_t done, size_t of) {
+  if (console_) console_->show_part(step, done, of);
 }
 
 void RunLog::end_line() {

@@ -29,6 +29,11 @@ class RunLog {
   /// ranks fare, and rank 0 writes it.
   void write(MetricsRow row, double eta_s);
 
+  /// Rank 0: `row` on the console alone.
+  void show(MetricsRow row, double eta_s);
+  /// Rank 0: this many micro-batches of a step are through.
+  void show_part(int64_t step, size_t done, size_t of);
+
   /// Rank 0, from any thread: makes all rows durable. Throws std::runtime_error when it cannot.
   void sync() { metrics_->sync(); }
   /// Rank 0: forgets the rows beyond `step`.
@@ -37,6 +42,7 @@ class RunLog {
   void end_line();
 
  private:
+  void add_speed(MetricsRow& row) const;
   void add_ranks(MetricsRow& row);
   void report(const std::optional<std::string>& problem);
 

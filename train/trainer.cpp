@@ -87,6 +87,7 @@ StepResult Trainer::train_step() {
     const bool last = i + 1 == micro_batches.size();
     if (last) gradients_->begin_reduction();
     forward_backward_->run(micro_batches[i], /*with_hooks=*/last && comm_.size() > 1);
+    log_.show_part(state_.step + 1, i + 1, micro_batches.size());
   }
   gradients_->finish_reduction();
   meet_hosts();
@@ -242,7 +243,8 @@ void Trainer::measure_and_log(const StepResult& result) {
   }
   state_.seconds = seconds_before_ + session_seconds();
   const bool measures_sink = is_due(train.sink_metric_every);
-  if (!is_due(train.log_every) && !is_last() && !state_.val_loss && !measures_sink) return;
+  const bool logs = is_due(train.log_every) || is_last() || state_.val_loss || measures_sink;
+  if (!logs && state_.step != first_step_ + 1) return;
   MetricsRow row;
   row.step = state_.step;
   row.tokens = state_.step * train.global_batch * config_.data.sequence_length;
@@ -253,10 +255,13 @@ void Trainer::measure_and_log(const StepResult& result) {
   if (measures_sink && comm_.is_root()) row.sink_metric = sink_metric();
   row.skipped = state_.skipped;
   row.seconds = state_.seconds;
-  log_.write(row,
-             session_seconds() /
-                 static_cast<double>(std::max<int64_t>(1, state_.step - first_step_)) *
-                 static_cast<double>(train.steps - state_.step));
+  const double eta_s = session_seconds() /
+                       static_cast<double>(std::max<int64_t>(1, state_.step - first_step_)) *
+                       static_cast<double>(train.steps - state_.step);
+  if (logs)
+    log_.write(row, eta_s);
+  else
+    log_.show(row, eta_s);  // a sign of life after the first step
 }
 
 std::optional<double> Trainer::sink_metric() const {

@@ -88,9 +88,10 @@ std::filesystem::path file_to_replace(const std::filesystem::path& path) {
   if (!S_ISREG(info.st_mode))
     throw std::runtime_error(fmt::format("cannot write {}: is a {}, not a file",
                                          path.string(),
-                                         S_ISDIR(info.st_mode)                             ? "folder"
-                                         : S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode) ? "pipe"
-                                                                                            : "device"));
+                                         S_ISDIR(info.st_mode) ? "folder"
+                                         : S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode)
+                                             ? "pipe"
+                                             : "device"));
   return std::filesystem::is_symlink(path) ? std::filesystem::canonical(path) : path;
 }
 
@@ -233,17 +234,24 @@ void AtomicFile::put(const void* data, size_t bytes) {
   sum_.update(data, bytes);
 }
 
+bool is_abandoned(const std::filesystem::path& path) {
+  constexpr std::string_view kMark = ".tmp.";
+  const std::string name = path.filename().string();
+  const size_t at = name.rfind(kMark), pid = at + kMark.size();
+  if (at == name.npos || pid == name.size() ||
+      name.find_first_not_of("0123456789", pid) != name.npos)
+    return false;
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  return file.is_open() && std::filesystem::is_regular_file(path) &&
+         flock(file.get(), LOCK_EX | LOCK_NB) == 0;
+}
+
 void remove_stale_temporaries(const std::filesystem::path& path) {
   const std::filesystem::path place = path.has_parent_path() ? path.parent_path() : ".";
   const std::string beginning = path.filename().string() + ".tmp.";
-  for (const auto& entry : std::filesystem::directory_iterator(place)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(beginning) ||
-        name.find_first_not_of("0123456789", beginning.size()) != std::string::npos)
-      continue;
-    const FileDescriptor file(open(entry.path().c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
-    if (file.is_open() && flock(file.get(), LOCK_EX | LOCK_NB) == 0) unlink(entry.path().c_str());
-  }
+  for (const auto& entry : std::filesystem::directory_iterator(place))
+    if (entry.path().filename().string().starts_with(beginning) && is_abandoned(entry.path()))
+      unlink(entry.path().c_str());
 }
 
 FileSum AtomicFile::commit() {

@@ -86,7 +86,10 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-/// Removes the `PATH.tmp.<pid>` of writers of `path` that are no more.
+/// Whether this is the `NAME.tmp.<pid>` of an AtomicFile whose writer is no more: nobody holds its
+/// lock.
+bool is_abandoned(const std::filesystem::path& path);
+/// Removes those that writers of `path` left.
 void remove_stale_temporaries(const std::filesystem::path& path);
 
 /// A read-only mapping of a whole file; an empty file maps to size 0.

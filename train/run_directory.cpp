@@ -50,20 +50,6 @@ fs::path set_aside(const fs::path& directory) {
   return free;
 }
 
-/// "NAME.tmp.PID", whose writer is no longer there: it would hold a lock (configs/files.h).
-bool is_abandoned_file(const fs::path& path) {
-  const std::string name = path.filename().string();
-  constexpr std::string_view kMark = ".tmp.";
-  const size_t at = name.rfind(kMark);
-  if (at == name.npos || at + kMark.size() == name.size() ||
-      name.find_first_not_of("0123456789", at + kMark.size()) != name.npos)
-    return false;
-  if (fs::is_symlink(path)) return name.starts_with("final.");  // whoever holds the run makes it
-  if (!fs::is_regular_file(path)) return false;
-  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  return file.is_open() && flock(file.get(), LOCK_EX | LOCK_NB) == 0;
-}
-
 std::optional<double> saved_validation_loss(const fs::path& directory) {
   try {
     return read_state(directory).state.val_loss;
@@ -86,8 +72,7 @@ bool sees_nonce(const fs::path& file, const std::string& nonce) {
 
 FileDescriptor open_lock(const fs::path& run_directory) {
   make_writable_directory(run_directory);
-  FileDescriptor file(
-      open((run_directory / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666));
+  FileDescriptor file(open((run_directory / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666));
   if (!file.is_open())
     throw std::runtime_error(
         fmt::format("cannot write in {}: {}", run_directory.string(), std::strerror(errno)));
@@ -215,8 +200,9 @@ void remove_leftovers(const fs::path& run_directory) {
     const std::string name = entry.path().filename().string();
     const size_t at = name.find(".tmp.");
     const auto step = at == name.npos ? std::nullopt : step_of(name.substr(0, at));
+    // The link's name is made by whoever holds the run's lock.
     if ((step && name.starts_with(step_directory("", *step).string() + ".tmp.")) ||
-        is_abandoned_file(entry.path()))
+        (entry.is_symlink() && name.starts_with("final.tmp.")) || is_abandoned(entry.path()))
       leftovers.push_back(entry.path());
   }
   for (const fs::path& path : leftovers) fs::remove_all(path);

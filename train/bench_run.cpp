@@ -13,10 +13,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Ids that no reserved piece has, uniformly at random, always the same.
+// Ids that no reserved piece has, at random, always the same. Few are frequent and many rare, as in
+// text: that can be learned in a few steps, so losses tell whether steps were taken.
 void write_random_tokens(const fs::path& prefix, int64_t tokens, int64_t vocab_size) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
-  const at::Tensor ids = at::randint(kReservedIds, vocab_size, {tokens}, generator, at::kInt);
+  const at::Tensor rank = at::rand({tokens}, generator, at::kDouble).pow_(4);
+  const at::Tensor ids = rank.mul_(vocab_size - kReservedIds).add_(kReservedIds).to(at::kInt);
   IndexedDatasetWriter writer(prefix, vocab_size);
   writer.add_document({ids.const_data_ptr<int32_t>(), static_cast<size_t>(tokens)});
   writer.commit();

@@ -35,8 +35,11 @@ void gemm_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const a
   if (takes_gemm(a) && out.is_contiguous() && std::min(M, N) >= kLeastRows) {
     const auto rows = operand(a), columns = operand(b.t());
     if (rows && columns) {
-      const at::Tensor workspace = at::empty({kernels::gemm_workspace(M, N, K)}, a.options().dtype(at::kFloat));
-      kernels::gemm({M, N, K, *rows, *columns, in<kernels::Bf16>(bias), ops::out<kernels::Bf16>(out)}, ops::out<float>(workspace));
+      const at::Tensor workspace =
+          at::empty({kernels::gemm_workspace(M, N, K)}, a.options().dtype(at::kFloat));
+      kernels::gemm(
+          {M, N, K, *rows, *columns, in<kernels::Bf16>(bias), ops::out<kernels::Bf16>(out)},
+          ops::out<float>(workspace));
       return;
     }
   }

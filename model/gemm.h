@@ -5,13 +5,18 @@
 
 namespace basin::ops {
 
-/// a (M, K) times b (K, N) plus bias (N), if defined -> (M, N), without gradient. Sums in fp32, rounded once.
+/// a (M, K) times b (K, N) plus bias (N), if defined -> (M, N), without gradient. Sums in fp32,
+/// rounded once.
 at::Tensor gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {});
 
 /// The same into `out` (M, N).
-void gemm_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {});
+void gemm_out(at::Tensor& out,
+              const at::Tensor& a,
+              const at::Tensor& b,
+              const at::Tensor& bias = {});
 
-/// Whether products of x take Basin's kernel: bf16 on a CPU that has it, and no ReferenceGuard alive.
+/// Whether products of x take Basin's kernel: bf16 on a CPU that has it, and no ReferenceGuard
+/// alive.
 bool takes_gemm(const at::Tensor& x);
 
 /// Bytes of memory that a product of bf16 on this CPU wants while it runs.

@@ -27,9 +27,11 @@ void RunLog::add_step(double seconds, double waited_s) {
 
 void RunLog::add_speed(MetricsRow& row) const {
   const int64_t T = config_.data.sequence_length;
-  row.tokens_per_second = static_cast<double>(steps_ * config_.train.global_batch * T) /
-                          (seconds_ + stalled_s_);
-  if (const double peak = datasheet_flops(device_, dtype_of(config_.train.precision)) * static_cast<double>(comm_.size()); peak > 0)
+  row.tokens_per_second =
+      static_cast<double>(steps_ * config_.train.global_batch * T) / (seconds_ + stalled_s_);
+  if (const double peak = datasheet_flops(device_, dtype_of(config_.train.precision)) *
+                          static_cast<double>(comm_.size());
+      peak > 0)
     row.mfu = train_flops_per_token(config_.model, T) * row.tokens_per_second / peak;
   row.waits_on_device = comm_.waits_on_device();
   if (const int64_t bytes = peak_memory_bytes(device_); bytes > 0) row.peak_memory_bytes = bytes;

@@ -16,10 +16,10 @@ struct GemmOperand {
 
 struct Gemm {
   int64_t M, N, K;
-  GemmOperand a;       // (M, K)
-  GemmOperand b;       // (N, K)
-  const Bf16* bias;    // (N) or null
-  Bf16* c;             // (M, N), contiguous
+  GemmOperand a;     // (M, K)
+  GemmOperand b;     // (N, K)
+  const Bf16* bias;  // (N) or null
+  Bf16* c;           // (M, N), contiguous
 };
 
 /// Whether this processor has the instructions, and none that LibTorch makes more of (AMX).

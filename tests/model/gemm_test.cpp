@@ -1,5 +1,5 @@
-// Products of bf16 against fp64: every layout of the operands, sizes that no panel, vector or pair divides, depths
-// beyond one run of sums.
+// Products of bf16 against fp64: every layout of the operands, sizes that no panel, vector or pair
+// divides, depths beyond one run of sums.
 #include "model/gemm.h"
 
 #include <ATen/ATen.h>
@@ -19,12 +19,17 @@ struct Sizes {
 
 // (rows, columns) of bf16; a transposed one is the transpose of a contiguous matrix.
 at::Tensor matrix(int64_t rows, int64_t columns, bool transposed) {
-  const at::Tensor x = at::randn(transposed ? at::IntArrayRef{columns, rows} : at::IntArrayRef{rows, columns}).to(at::kBFloat16);
+  const at::Tensor x =
+      at::randn(transposed ? at::IntArrayRef{columns, rows} : at::IntArrayRef{rows, columns})
+          .to(at::kBFloat16);
   return transposed ? x.t() : x;
 }
 
 // Each element may be wrong by fp32's rounding of K sums and by its own rounding to bf16.
-void expect_product(const at::Tensor& c, const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
+void expect_product(const at::Tensor& c,
+                    const at::Tensor& a,
+                    const at::Tensor& b,
+                    const at::Tensor& bias) {
   at::Tensor exact = at::matmul(a.to(at::kDouble), b.to(at::kDouble));
   if (bias.defined()) exact = exact + bias.to(at::kDouble);
   const at::Tensor size = at::matmul(a.to(at::kDouble).abs(), b.to(at::kDouble).abs());
@@ -34,19 +39,21 @@ void expect_product(const at::Tensor& c, const at::Tensor& a, const at::Tensor& 
 
 TEST(GemmTest, EveryLayoutAndSizeMatchesFp64) {
   at::manual_seed(1);
-  for (const auto& [M, N, K] : {Sizes{32, 32, 1},    // one pair, half of it missing
-                                Sizes{14, 32, 64},   // one tile; LibTorch's, since it has too few rows
-                                Sizes{42, 64, 64},   // whole tiles
-                                Sizes{37, 45, 33},
-                                Sizes{61, 36, 130},
-                                Sizes{130, 200, 71},   // the rows are shared
-                                Sizes{200, 130, 257},  // the columns are
-                                Sizes{33, 37, 9217},   // three runs of depth, the last one odd
-                                Sizes{40, 35, 9217},
-                                Sizes{700, 500, 300}}) {
+  for (const auto& [M, N, K] :
+       {Sizes{32, 32, 1},   // one pair, half of it missing
+        Sizes{14, 32, 64},  // one tile; LibTorch's, since it has too few rows
+        Sizes{42, 64, 64},  // whole tiles
+        Sizes{37, 45, 33},
+        Sizes{61, 36, 130},
+        Sizes{130, 200, 71},   // the rows are shared
+        Sizes{200, 130, 257},  // the columns are
+        Sizes{33, 37, 9217},   // three runs of depth, the last one odd
+        Sizes{40, 35, 9217},
+        Sizes{700, 500, 300}}) {
     for (const bool a_transposed : {false, true}) {
       for (const bool b_transposed : {false, true}) {
-        const at::Tensor a = matrix(M, K, a_transposed), b = matrix(K, N, b_transposed), bias = at::randn({N}).to(at::kBFloat16);
+        const at::Tensor a = matrix(M, K, a_transposed), b = matrix(K, N, b_transposed),
+                         bias = at::randn({N}).to(at::kBFloat16);
         expect_product(ops::gemm(a, b), a, b, {});
         expect_product(ops::gemm(a, b, bias), a, b, bias);
       }
@@ -55,7 +62,8 @@ TEST(GemmTest, EveryLayoutAndSizeMatchesFp64) {
 }
 
 TEST(GemmTest, RowsOfAWiderMatrixAreAnOperand) {
-  const at::Tensor wide = matrix(60, 100, false), a = wide.narrow(1, 20, 50), b = matrix(40, 60, false).t();   // b (60, 40)
+  const at::Tensor wide = matrix(60, 100, false), a = wide.narrow(1, 20, 50),
+                   b = matrix(40, 60, false).t();  // b (60, 40)
   expect_product(ops::gemm(a.t(), b), a.t(), b, {});
 }
 
@@ -71,13 +79,15 @@ TEST(GemmTest, ThreadsDoNotChangeBits) {
 }
 
 TEST(GemmTest, WritesNothingButItsResult) {
-  if (!kernels::has_gemm()) return;   // LibTorch's product is not ours to check
+  if (!kernels::has_gemm()) return;  // LibTorch's product is not ours to check
   for (const auto& [M, N, K] : {Sizes{33, 47, 5}, Sizes{47, 33, 4700}}) {
-    const at::Tensor a = matrix(M, K, false), b = matrix(K, N, true);   // b' has contiguous rows
+    const at::Tensor a = matrix(M, K, false), b = matrix(K, N, true);  // b' has contiguous rows
     const int64_t workspace_size = kernels::gemm_workspace(M, N, K);
-    at::Tensor c = at::full({M * N + 64}, 7).to(at::kBFloat16), workspace = at::full({workspace_size + 64}, 7.0f);
+    at::Tensor c = at::full({M * N + 64}, 7).to(at::kBFloat16),
+               workspace = at::full({workspace_size + 64}, 7.0f);
     const auto bits = [](const at::Tensor& x) { return static_cast<kernels::Bf16*>(x.data_ptr()); };
-    kernels::gemm({M, N, K, {bits(a), K, false}, {bits(b), K, false}, nullptr, bits(c)}, workspace.data_ptr<float>());
+    kernels::gemm({M, N, K, {bits(a), K, false}, {bits(b), K, false}, nullptr, bits(c)},
+                  workspace.data_ptr<float>());
     expect_product(c.narrow(0, 0, M * N).view({M, N}), a, b, {});
     EXPECT_TRUE((c.narrow(0, M * N, 64) == 7).all().item<bool>());
     EXPECT_TRUE((workspace.narrow(0, workspace_size, 64) == 7).all().item<bool>());

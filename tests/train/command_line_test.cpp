@@ -36,8 +36,9 @@ TEST_F(CommandLineTest, NumbersThatAreNotTakenAreNamedInAShortLine) {
   EXPECT_EQ(basin("evaluate x --text y --max-tokens -2"), 2);
   EXPECT_THAT(error_text(), HasSubstr("--max-tokens: -2 is less than 0"));
   EXPECT_EQ(basin("evaluate x --text y --sinks 0,,4"), 2);
-  EXPECT_THAT(error_text(),
-              HasSubstr("--sinks: 0,,4: expected whole numbers with commas between them, found \"\""));
+  EXPECT_THAT(
+      error_text(),
+      HasSubstr("--sinks: 0,,4: expected whole numbers with commas between them, found \"\""));
   EXPECT_EQ(basin("bench stream x --cache 64,"), 2);
   EXPECT_THAT(error_text(), HasSubstr("--cache: 64,: expected whole numbers"));
   EXPECT_EQ(basin("generate x --seed -1"), 2);
@@ -66,7 +67,8 @@ TEST_F(CommandLineTest, WhatIsPrintedToAClosedStreamGoesIntoNoFile) {
   EXPECT_EQ(rows("run").size(), 4u);
   for (const auto& entry : std::filesystem::recursive_directory_iterator(root_ / "run")) {
     if (!entry.is_regular_file()) continue;
-    EXPECT_THAT(read_file(entry.path()), AllOf(Not(HasSubstr("final: step 4")), Not(HasSubstr(" info: "))))
+    EXPECT_THAT(read_file(entry.path()),
+                AllOf(Not(HasSubstr("final: step 4")), Not(HasSubstr(" info: "))))
         << entry.path();
   }
 }

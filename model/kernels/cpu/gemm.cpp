@@ -1,6 +1,6 @@
 // Blocked product after Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication,
-// 2008). Both operands are repacked into panels that a register tile of c reads in order: 14 rows of
-// a, 32 of b, each word a pair of neighbours in depth, as vdpbf16ps takes them. The operand with
+// 2008). Both operands are repacked into panels that a register tile of c reads in order: 14 rows
+// of a, 32 of b, each word a pair of neighbours in depth, as vdpbf16ps takes them. The operand with
 // fewer rows is packed once for all threads; of the other, each thread packs as many panels as fit
 // its second cache and multiplies them with all of the first.
 #include "model/kernels/gemm.h"
@@ -9,28 +9,34 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "model/kernels/cpu/bf16_instruction.h"
 #include "model/kernels/cpu/parallel.h"
 
 namespace basin::kernels {
 namespace {
 
-constexpr int64_t kRows = 14;      // of a tile: 28 sums, two vectors of b and one of a are 31 registers
+constexpr int64_t kRows = 14;  // of a tile: 28 sums, two vectors of b and one of a are 31 registers
 constexpr int64_t kColumns = 32;
 constexpr int64_t kTile = kRows * kColumns;
-constexpr int64_t kMostDepth = 4608;       // summed in registers at once
-constexpr int64_t kCache = 448 << 10;      // bytes of a thread's own panels in use at once, of a second cache of 1 MiB
-constexpr int64_t kAhead = 16;             // rows that are fetched before they are packed or multiplied
-constexpr int64_t kPacked = 2 << 20;       // bytes that it packs at once: wide pieces of each row of a transposed operand
+constexpr int64_t kMostDepth = 4608;  // summed in registers at once
+constexpr int64_t kCache =
+    448 << 10;  // bytes of a thread's own panels in use at once, of a second cache of 1 MiB
+constexpr int64_t kAhead = 16;  // rows that are fetched before they are packed or multiplied
+constexpr int64_t kPacked =
+    2 << 20;  // bytes that it packs at once: wide pieces of each row of a transposed operand
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // How a product is cut.
 struct Cut {
-  int64_t depths, depth, words;           // runs of depth, elements and words of one
+  int64_t depths, depth, words;  // runs of depth, elements and words of one
   int64_t row_panels, column_panels;
-  bool own_rows;                          // threads share b and pack panels of a for themselves, or the reverse
+  bool own_rows;  // threads share b and pack panels of a for themselves, or the reverse
 
   Cut(int64_t M, int64_t N, int64_t K)
       : depths(ceil_div(K, kMostDepth)),
@@ -43,14 +49,16 @@ struct Cut {
   int64_t shared_panels() const { return own_rows ? column_panels : row_panels; }
   int64_t own_panels() const { return own_rows ? row_panels : column_panels; }
   int64_t shared_words() const { return shared_panels() * words * (own_rows ? kColumns : kRows); }
-  int64_t own_words() const { return words * (own_rows ? kRows : kColumns); }   // of one panel
+  int64_t own_words() const { return words * (own_rows ? kRows : kColumns); }  // of one panel
   int64_t sums() const { return depths > 1 ? row_panels * column_panels * kTile : 0; }
 };
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prefetchwt1")
 
-__mmask16 first(int64_t lanes) { return static_cast<__mmask16>((1u << lanes) - 1); }
+__mmask16 first(int64_t lanes) {
+  return static_cast<__mmask16>((1u << lanes) - 1);
+}
 
 // 16 rows of 16 words -> the same, transposed.
 inline __attribute__((always_inline)) void transpose(__m512i (&r)[16]) {
@@ -85,28 +93,51 @@ void pack_rows(const Bf16* from, int64_t stride, int64_t rows, int64_t depth, ui
     const auto exists = static_cast<__mmask32>(left == 32 ? ~0u : (1u << left) - 1);
     __m512i r[16];
     for (int64_t i = 0; i < 16; ++i)
-      r[i] = i < rows ? _mm512_maskz_loadu_epi16(exists, from + i * stride + k) : _mm512_setzero_si512();
+      r[i] = i < rows ? _mm512_maskz_loadu_epi16(exists, from + i * stride + k)
+                      : _mm512_setzero_si512();
     transpose(r);
-    for (int64_t i = 0; i < ceil_div(left, 2); ++i) _mm512_mask_storeu_epi32(to + (k / 2 + i) * kWidth, first(rows), r[i]);
+    for (int64_t i = 0; i < ceil_div(left, 2); ++i)
+      _mm512_mask_storeu_epi32(to + (k / 2 + i) * kWidth, first(rows), r[i]);
   }
 }
 
+// 0 16 1 17 .. 15 31.
+constexpr std::array<uint16_t, 32> kInterleave = [] {
+  std::array<uint16_t, 32> order{};
+  for (uint16_t i = 0; i < 32; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
+  return order;
+}();
+
 // Neighbours in depth, up to 16 rows of each -> one row of words.
-inline __attribute__((always_inline)) void pack_pair(const Bf16* even, const Bf16* odd, int64_t rows, uint32_t* to) {
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                              23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+inline __attribute__((always_inline)) void pack_pair(const Bf16* even,
+                                                     const Bf16* odd,
+                                                     int64_t rows,
+                                                     uint32_t* to) {
   const __m256i low = _mm256_maskz_loadu_epi16(first(rows), even);
-  const __m256i high = odd != nullptr ? _mm256_maskz_loadu_epi16(first(rows), odd) : _mm256_setzero_si256();
-  _mm512_mask_storeu_epi32(to, first(rows), _mm512_permutexvar_epi16(interleave, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)));
+  const __m256i high =
+      odd != nullptr ? _mm256_maskz_loadu_epi16(first(rows), odd) : _mm256_setzero_si256();
+  _mm512_mask_storeu_epi32(
+      to,
+      first(rows),
+      _mm512_permutexvar_epi16(_mm512_loadu_si512(kInterleave.data()),
+                               _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)));
 }
 
 // Panels [begin, end) of kWidth rows, `depth` elements from k0 on -> (end - begin, words, kWidth).
 // Rows beyond the last are left as they are: they reach only elements of c that do not exist.
 template <int64_t kWidth>
-void pack(const GemmOperand& x, int64_t rows, int64_t begin, int64_t end, int64_t k0, int64_t depth, int64_t words, uint32_t* to) {
+void pack(const GemmOperand& x,
+          int64_t rows,
+          int64_t begin,
+          int64_t end,
+          int64_t k0,
+          int64_t depth,
+          int64_t words,
+          uint32_t* to) {
   const auto for_strips = [&](int64_t panel, const auto& body) __attribute__((always_inline)) {
     for (int64_t h = 0; h < kWidth; h += 16) {
-      const int64_t row = panel * kWidth + h, n = std::min(std::min<int64_t>(16, kWidth - h), rows - row);
+      const int64_t row = panel * kWidth + h,
+                    n = std::min(std::min<int64_t>(16, kWidth - h), rows - row);
       if (n > 0) body(row, n, to + (panel - begin) * words * kWidth + h);
     }
   };
@@ -117,7 +148,7 @@ void pack(const GemmOperand& x, int64_t rows, int64_t begin, int64_t end, int64_
       });
     return;
   }
-  for (int64_t k = 0; k < depth; k += 2)   // all panels of a pair first: memory is read in its order
+  for (int64_t k = 0; k < depth; k += 2)  // all panels of a pair first: memory is read in its order
     for (int64_t panel = begin; panel < end; ++panel)
       for_strips(panel, [&](int64_t row, int64_t n, uint32_t* at) {
         const Bf16* even = x.data + (k0 + k) * x.stride + row;
@@ -131,11 +162,15 @@ using Sums = __m512[kRows][2];
 
 // A panel of a times a panel of b; `use` takes the sums of their tile while they are in registers.
 template <class Use>
-inline __attribute__((always_inline)) void multiply(const uint32_t* a, const uint32_t* b, int64_t words, const Use& use) {
+inline __attribute__((always_inline)) void multiply(const uint32_t* a,
+                                                    const uint32_t* b,
+                                                    int64_t words,
+                                                    const Use& use) {
   Sums sum;
   for (auto& row : sum) row[0] = row[1] = _mm512_setzero_ps();
   for (int64_t w = 0; w < words; ++w) {
-    const auto b0 = reinterpret_cast<__m512bh>(_mm512_load_si512(b)), b1 = reinterpret_cast<__m512bh>(_mm512_load_si512(b + 16));
+    const auto b0 = reinterpret_cast<__m512bh>(_mm512_load_si512(b)),
+               b1 = reinterpret_cast<__m512bh>(_mm512_load_si512(b + 16));
     _mm_prefetch(reinterpret_cast<const char*>(b + kAhead * kColumns), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(b + kAhead * kColumns + 16), _MM_HINT_T0);
 #pragma GCC unroll 14
@@ -151,26 +186,31 @@ inline __attribute__((always_inline)) void multiply(const uint32_t* a, const uin
 }
 
 void multiply_to_tile(const uint32_t* a, const uint32_t* b, int64_t words, float* tile) {
-  multiply(a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
+  multiply(
+      a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
 #pragma GCC unroll 14
-    for (int64_t i = 0; i < kRows; ++i) {
-      _mm512_store_ps(tile + i * kColumns, sum[i][0]);
-      _mm512_store_ps(tile + i * kColumns + 16, sum[i][1]);
-    }
-  });
+        for (int64_t i = 0; i < kRows; ++i) {
+          _mm512_store_ps(tile + i * kColumns, sum[i][0]);
+          _mm512_store_ps(tile + i * kColumns + 16, sum[i][1]);
+        }
+      });
 }
 
-// The same as one row of c (stride N), for tiles that are whole and want neither a bias nor other sums.
+// The same as one row of c (stride N), for tiles that are whole and want neither a bias nor other
+// sums.
 void multiply_to_c(const uint32_t* a, const uint32_t* b, int64_t words, int64_t N, Bf16* c) {
-  multiply(a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
+  multiply(
+      a, b, words, [&](const Sums& sum) __attribute__((always_inline)) {
 #pragma GCC unroll 14
-    for (int64_t i = 0; i < kRows; ++i)
-      _mm512_storeu_si512(c + i * N, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(sum[i][1], sum[i][0])));
-  });
+        for (int64_t i = 0; i < kRows; ++i)
+          _mm512_storeu_si512(c + i * N,
+                              reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(sum[i][1], sum[i][0])));
+      });
 }
 
 void add(const float* from, float* tile) {
-  for (int64_t i = 0; i < kTile; i += 16) _mm512_store_ps(tile + i, _mm512_add_ps(_mm512_load_ps(tile + i), _mm512_load_ps(from + i)));
+  for (int64_t i = 0; i < kTile; i += 16)
+    _mm512_store_ps(tile + i, _mm512_add_ps(_mm512_load_ps(tile + i), _mm512_load_ps(from + i)));
 }
 
 // The tile at (row, column), with the bias -> c.
@@ -180,11 +220,13 @@ void finish(const Gemm& call, int64_t row, int64_t column, const float* tile) {
     const __mmask16 exists = first(std::min<int64_t>(16, call.N - column - h));
     __m512 bias = _mm512_setzero_ps();
     if (call.bias != nullptr)
-      bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(exists, call.bias + column + h)), 16));
+      bias = _mm512_castsi512_ps(_mm512_slli_epi32(
+          _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(exists, call.bias + column + h)), 16));
     for (int64_t i = 0; i < rows; ++i)
       _mm256_mask_storeu_epi16(call.c + (row + i) * call.N + column + h,
                                exists,
-                               reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_add_ps(_mm512_load_ps(tile + i * kColumns + h), bias))));
+                               reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(
+                                   _mm512_add_ps(_mm512_load_ps(tile + i * kColumns + h), bias))));
   }
 }
 
@@ -194,24 +236,36 @@ void finish(const Gemm& call, int64_t row, int64_t column, const float* tile) {
 class Worker {
  public:
   Worker(const Gemm& call, const Cut& cut, float* workspace, int64_t thread, int64_t threads)
-      : call_(call), cut_(cut), shared_(reinterpret_cast<uint32_t*>(workspace)), sums_(workspace + cut.shared_words()), thread_(thread), threads_(threads) {}
+      : call_(call),
+        cut_(cut),
+        shared_(reinterpret_cast<uint32_t*>(workspace)),
+        sums_(workspace + cut.shared_words()),
+        thread_(thread),
+        threads_(threads) {}
 
   // Packs this thread's part of what all share, for run `d` of the depth.
   void pack_shared(int64_t d) const {
-    const int64_t begin = share(cut_.shared_panels(), thread_), end = share(cut_.shared_panels(), thread_ + 1);
+    const int64_t begin = share(cut_.shared_panels(), thread_),
+                  end = share(cut_.shared_panels(), thread_ + 1);
     pack_panels(!cut_.own_rows, begin, end, d, shared_ + begin * shared_panel_words());
   }
 
   // Multiplies this thread's part of the other operand with all of it.
   void multiply_own(int64_t d) const {
-    const int64_t begin = share(cut_.own_panels(), thread_), end = share(cut_.own_panels(), thread_ + 1);
+    const int64_t begin = share(cut_.own_panels(), thread_),
+                  end = share(cut_.own_panels(), thread_ + 1);
     for_blocks(begin, end, kPacked, [&](int64_t first_packed, int64_t last_packed) {
-      uint32_t* own = scratch<Line>((last_packed - first_packed) * cut_.own_words() / 16 + 1)->words;
+      uint32_t* own =
+          scratch<Line>((last_packed - first_packed) * cut_.own_words() / 16 + 1)->words;
       pack_panels(cut_.own_rows, first_packed, last_packed, d, own);
       for_blocks(first_packed, last_packed, kCache, [&](int64_t from, int64_t to) {
         for (int64_t s = 0; s < cut_.shared_panels(); ++s)
           for (int64_t o = from; o < to; ++o)
-            multiply_tile(d, s, o, shared_ + s * shared_panel_words(), own + (o - first_packed) * cut_.own_words());
+            multiply_tile(d,
+                          s,
+                          o,
+                          shared_ + s * shared_panel_words(),
+                          own + (o - first_packed) * cut_.own_words());
       });
     });
   }
@@ -224,8 +278,10 @@ class Worker {
   // body(from, to) over equal parts of own panels that fit in `bytes`.
   template <class Body>
   void for_blocks(int64_t begin, int64_t end, int64_t bytes, const Body& body) const {
-    const int64_t fit = std::max<int64_t>(1, bytes / 4 / cut_.own_words()), blocks = ceil_div(end - begin, fit);
-    for (int64_t block = 0; block < blocks; ++block) body(begin + (end - begin) * block / blocks, begin + (end - begin) * (block + 1) / blocks);
+    const int64_t fit = std::max<int64_t>(1, bytes / 4 / cut_.own_words()),
+                  blocks = ceil_div(end - begin, fit);
+    for (int64_t block = 0; block < blocks; ++block)
+      body(begin + (end - begin) * block / blocks, begin + (end - begin) * (block + 1) / blocks);
   }
 
   int64_t shared_panel_words() const { return cut_.shared_words() / cut_.shared_panels(); }
@@ -240,14 +296,21 @@ class Worker {
     }
   }
 
-  void multiply_tile(int64_t d, int64_t shared_panel, int64_t own_panel, const uint32_t* shared, const uint32_t* own) const {
-    const int64_t i = cut_.own_rows ? own_panel : shared_panel, j = cut_.own_rows ? shared_panel : own_panel;
+  void multiply_tile(int64_t d,
+                     int64_t shared_panel,
+                     int64_t own_panel,
+                     const uint32_t* shared,
+                     const uint32_t* own) const {
+    const int64_t i = cut_.own_rows ? own_panel : shared_panel,
+                  j = cut_.own_rows ? shared_panel : own_panel;
     const int64_t row = i * kRows, column = j * kColumns, words = ceil_div(depth_of(d), 2);
     const uint32_t *a = cut_.own_rows ? own : shared, *b = cut_.own_rows ? shared : own;
     const bool last = d + 1 == cut_.depths;
     // c is fetched while the tile is summed.
-    for (int64_t r = row; last && r < std::min(call_.M, row + kRows); ++r) __builtin_prefetch(call_.c + r * call_.N + column, 1);
-    if (cut_.depths == 1 && call_.bias == nullptr && row + kRows <= call_.M && column + kColumns <= call_.N)
+    for (int64_t r = row; last && r < std::min(call_.M, row + kRows); ++r)
+      __builtin_prefetch(call_.c + r * call_.N + column, 1);
+    if (cut_.depths == 1 && call_.bias == nullptr && row + kRows <= call_.M &&
+        column + kColumns <= call_.N)
       return multiply_to_c(a, b, words, call_.N, call_.c + row * call_.N + column);
     alignas(64) float tile[kTile];
     multiply_to_tile(a, b, words, tile);
@@ -262,20 +325,20 @@ class Worker {
 
   const Gemm& call_;
   const Cut& cut_;
-  uint32_t* shared_;   // (shared panels, words, rows of a panel), of one run of the depth
-  float* sums_;        // tiles of the runs before; nothing where there is one
+  uint32_t* shared_;  // (shared panels, words, rows of a panel), of one run of the depth
+  float* sums_;       // tiles of the runs before; nothing where there is one
   int64_t thread_, threads_;
 };
 
 }  // namespace
 
 bool has_gemm() {
-  static const bool has = [] {
+  static const bool fits = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
     const bool amx_bf16 = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0;
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && !amx_bf16;
+    return __builtin_cpu_supports("avx512bw") && !amx_bf16;
   }();
-  return has;
+  return has_bf16_instruction && fits;
 }
 
 int64_t gemm_workspace(int64_t M, int64_t N, int64_t K) {

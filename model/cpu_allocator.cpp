@@ -18,14 +18,25 @@ namespace {
 constexpr size_t kAlignment = 64;   // of a block; its first kAlignment bytes are its header
 constexpr int kStepsPerOctave = 8;  // size classes between powers of two: at most 1/8 is lost
 constexpr int kClasses = 64 * kStepsPerOctave;
-// Waiting blocks go back to malloc when they would be more than this and more than a quarter of
-// what is in use: what was a one-off does not stay.
+// Waiting blocks go back to malloc when all memory would be more than the most that was ever in use
+// by this and by half of it: a step finds all that it has used before, whatever is in use between.
 constexpr int64_t kWaitingBytes = int64_t{64} << 20;
 
 struct SizeClass {
   int index;
   size_t bytes;
 };
+
+// In front of a block.
+struct Header {
+  SizeClass of;
+  int64_t freed = 0;  // when, in frees of all blocks
+};
+static_assert(sizeof(Header) <= kAlignment);
+
+Header& header(char* block) {
+  return *std::launder(reinterpret_cast<Header*>(block));
+}
 
 // The smallest of (8..15) 2^k that holds `bytes`.
 SizeClass size_class(size_t bytes) {
@@ -76,37 +87,40 @@ class CachingCpuAllocator final : public c10::Allocator {
       block = static_cast<char*>(std::aligned_alloc(
           kAlignment, (wanted.bytes + kAlignment - 1) / kAlignment * kAlignment));
       TORCH_CHECK_WITH(OutOfMemoryError, block, "out of memory: could not get ", bytes, " bytes");
-      new (block) SizeClass(wanted);
+      new (block) Header{wanted};
       ++memory_.requests;
       memory_.reserved_bytes += size;
     }
     memory_.allocated_bytes += size;
     memory_.max_allocated_bytes = std::max(memory_.max_allocated_bytes, memory_.allocated_bytes);
+    most_ = std::max(most_, memory_.allocated_bytes);
     return block + kAlignment;
   }
 
   void give(void* data) {
     char* block = static_cast<char*>(data) - kAlignment;
-    const SizeClass& of = *std::launder(reinterpret_cast<SizeClass*>(block));
+    Header& head = header(block);
     const std::lock_guard lock(mutex_);
-    waiting_[static_cast<size_t>(of.index)].push_back(block);
-    memory_.allocated_bytes -= static_cast<int64_t>(of.bytes);
+    head.freed = frees_++;
+    waiting_[static_cast<size_t>(head.of.index)].push_back(block);
+    memory_.allocated_bytes -= static_cast<int64_t>(head.of.bytes);
   }
 
-  // Before `more` bytes are asked for: frees waiting blocks, the largest first, down to what may
-  // wait.
+  // Before `more` bytes are asked for: frees waiting blocks down to what may wait, first those that
+  // have waited longest.
   void trim(int64_t more) {
-    const int64_t limit = std::max(kWaitingBytes, memory_.allocated_bytes / 4);
-    const auto too_much = [&] {
-      return memory_.reserved_bytes - memory_.allocated_bytes + more > limit;
-    };
-    for (auto waiting = waiting_.rbegin(); waiting != waiting_.rend() && too_much(); ++waiting) {
-      while (!waiting->empty() && too_much()) {
-        memory_.reserved_bytes -=
-            static_cast<int64_t>(reinterpret_cast<SizeClass*>(waiting->back())->bytes);
-        std::free(waiting->back());
-        waiting->pop_back();
-      }
+    const int64_t most = std::max(most_, memory_.allocated_bytes + more),
+                  limit = most + std::max(kWaitingBytes, most / 2);
+    while (memory_.reserved_bytes + more > limit) {
+      std::vector<char*>* oldest = nullptr;
+      for (std::vector<char*>& waiting : waiting_)  // each with its oldest in front
+        if (!waiting.empty() &&
+            (!oldest || header(waiting.front()).freed < header(oldest->front()).freed))
+          oldest = &waiting;
+      if (!oldest) return;
+      memory_.reserved_bytes -= static_cast<int64_t>(header(oldest->front()).of.bytes);
+      std::free(oldest->front());
+      oldest->erase(oldest->begin());
     }
   }
 
@@ -117,6 +131,8 @@ class CachingCpuAllocator final : public c10::Allocator {
   std::mutex mutex_;
   std::array<std::vector<char*>, kClasses> waiting_;  // freed blocks of each size class
   CpuMemory memory_;
+  int64_t most_ = 0;  // in use at any time
+  int64_t frees_ = 0;
 };
 
 }  // namespace

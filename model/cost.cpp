@@ -4,6 +4,23 @@
 #include "model/parameters.h"
 
 namespace basin {
+namespace {
+
+double matrix_flops_per_token(const ModelConfig& config) {
+  // The embedding is a lookup; as a tied head it is a matrix product all the same.
+  int64_t matrix_parameters = 0;
+  for (const ParameterShape& parameter : parameter_shapes(config)) {
+    const bool lookup = parameter.name == "embedding.weight" && !config.tie_word_embeddings;
+    if (parameter.decay && !lookup) matrix_parameters += parameter.elements();
+  }
+  return 6.0 * static_cast<double>(matrix_parameters);
+}
+
+double attention_width(const ModelConfig& config) {  // of all layers
+  return static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size());
+}
+
+}  // namespace
 
 int64_t count_parameters(const ModelConfig& config) {
   int64_t count = 0;
@@ -26,16 +43,13 @@ ParameterParts count_parameter_parts(const ModelConfig& config) {
 }
 
 double train_flops_per_token(const ModelConfig& config, int64_t sequence_length) {
-  // The embedding is a lookup; as a tied head it is a matrix product all the same.
-  int64_t matrix_parameters = 0;
-  for (const ParameterShape& parameter : parameter_shapes(config)) {
-    const bool lookup = parameter.name == "embedding.weight" && !config.tie_word_embeddings;
-    if (parameter.decay && !lookup) matrix_parameters += parameter.elements();
-  }
-  const double attention =
-      6.0 * static_cast<double>(config.num_hidden_layers * config.heads() * config.head_size()) *
-      static_cast<double>(sequence_length + 1);
-  return 6.0 * static_cast<double>(matrix_parameters) + attention;
+  return matrix_flops_per_token(config) +
+         6.0 * attention_width(config) * static_cast<double>(sequence_length + 1);
+}
+
+double palm_flops_per_token(const ModelConfig& config, int64_t sequence_length) {
+  return matrix_flops_per_token(config) +
+         12.0 * attention_width(config) * static_cast<double>(sequence_length);
 }
 
 double recomputed_flops_per_token(const ModelConfig& config, int64_t sequence_length) {

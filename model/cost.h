@@ -21,6 +21,10 @@ ParameterParts count_parameter_parts(const ModelConfig& config);
 /// plus causal attention, 6 H K (T + 1) per layer. Kaplan et al. (arXiv 2001.08361) section 2.1, attention halved by causality.
 double train_flops_per_token(const ModelConfig& config, int64_t sequence_length);
 
+/// The same with all of the attention matrix, masked part too: 6 N + 12 L H K T of PaLM (arXiv 2204.02311, appendix B), whose N is here
+/// the matrix parameters. nanoGPT and torchtitan divide by this one.
+double palm_flops_per_token(const ModelConfig& config, int64_t sequence_length);
+
 /// What the device computes where activations are recomputed: the blocks' forward pass, a third of their share, once more.
 double recomputed_flops_per_token(const ModelConfig& config, int64_t sequence_length);
 

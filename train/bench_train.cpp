@@ -109,7 +109,10 @@ BenchRow bench_train(const TrainBench& bench, const BenchOptions& options) {
   const double datasheet = options.peak_flops > 0
                                ? options.peak_flops
                                : datasheet_flops(device, dtype_of(config.train.precision));
-  if (datasheet > 0) row["mfu"] = flops / datasheet;
+  if (datasheet > 0) {
+    row["mfu"] = flops / datasheet;
+    row["mfu_palm"] = palm_flops_per_token(config.model, T) * tokens / timing.median() / datasheet;
+  }
   row["first_loss"] = losses.front();
   row["losses"] = losses;
   return row;

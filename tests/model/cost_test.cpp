@@ -65,6 +65,12 @@ TEST(Cost, FlopsOfASmallLlamaByHand) {
   EXPECT_DOUBLE_EQ(train_flops_per_token(config, 31), 6 * matrices + 6 * 8 * 32);
 }
 
+TEST(Cost, PalmCountsTheWholeAttentionMatrix) {  // arXiv 2204.02311, appendix B: 6 N + 12 L H Q T
+  const ModelConfig config = shape(ModelType::kGptNeox, 50304, 768, 12, 12, 3072);
+  const double matrices = 12 * 12 * 768 * 768 + 50304 * 768;
+  EXPECT_DOUBLE_EQ(palm_flops_per_token(config, 2048), 6 * matrices + 12.0 * 12 * 12 * 64 * 2048);
+}
+
 TEST(Cost, PartsOfPythia160MByHand) {
   ModelConfig config = shape(ModelType::kGptNeox, 50304, 768, 12, 12, 3072);
   config.sink.kind = SinkKind::kLogit;

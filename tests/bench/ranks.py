@@ -2,8 +2,8 @@
 """What several ranks cost and gain on this machine.
 
   ranks.py scaling   tokens/s of 2 ranks with a thread each against 1 rank with 2, at 1, 10 and 60 million parameters
-  ranks.py nodes     two "nodes" (network namespaces, a core each) over links of limited rate: what overlapping the
-                     reduction with backward hides, and what adding up inside a node first saves. Needs root and iproute2; adds a delay where the kernel has netem.
+  ranks.py nodes     two "nodes" (network namespaces, a core each) over links of limited rate, and with a delay: what overlapping the
+                     reduction with backward hides, and what adding up inside a node first saves. Needs root and iproute2.
 """
 import json
 import os
@@ -91,41 +91,50 @@ def ip(*words):
 
 
 class Nodes:
-    """Two network namespaces with a veth pair between them."""
+    """Two network namespaces and a link between them: a veth pair, or one with a delay (delayed_link.py)."""
     names = ("basin-a", "basin-b")
 
     def __enter__(self):
+        self.delayed = None
         self.__exit__()
-        for i, name in enumerate(self.names):
+        for name in self.names:
             if (made := ip("netns", "add", name)).returncode != 0:
                 sys.exit(f"ranks: error: ip netns add: {made.stderr.strip()}: 'nodes' needs root and iproute2")
+            ip("-n", name, "link", "set", "lo", "up")
         ip("link", "add", "bveth0", "netns", self.names[0], "type", "veth", "peer", "name", "bveth1", "netns", self.names[1])
         for i, name in enumerate(self.names):
             ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", f"bveth{i}")
             ip("-n", name, "link", "set", f"bveth{i}", "up")
-            ip("-n", name, "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_):
+        self.end_delay()
         for name in self.names:
             ip("netns", "del", name)
 
-    def limit(self, mbit, delay_ms):
-        """The link's rate in both directions. Returns the delay that could be set, in ms."""
+    def end_delay(self):
+        if self.delayed:
+            self.delayed.kill()
+            self.delayed.wait()
+        self.delayed = None
+
+    def connect(self, mbit, delay_ms):
+        """The link's rate in both directions (0: as fast as it goes) and the time that a packet takes to the other node."""
+        self.end_delay()
+        self.device, self.address = ("blink", "10.78.0.1") if delay_ms else ("bveth", "10.77.0.1")
+        if delay_ms:
+            words = [sys.executable, os.path.join(os.path.dirname(__file__), "delayed_link.py"), *self.names, str(mbit), str(delay_ms)]
+            self.delayed = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            if self.delayed.stdout.readline() != "ready\n":
+                sys.exit("ranks: error: the delayed link did not come up, see above: it needs root and /dev/net/tun")
+            return
         for i, name in enumerate(self.names):
             tc = ["ip", "netns", "exec", name, "tc", "qdisc"]
             device = ["dev", f"bveth{i}"]
             subprocess.run([*tc, "del", *device, "root"], capture_output=True)
-            if not mbit:
-                continue
-            netem = [*tc, "add", *device, "root", "netem", "rate", f"{mbit}mbit", "delay", f"{delay_ms}ms", "limit", "100000"]
-            if delay_ms and subprocess.run(netem, capture_output=True).returncode == 0:
-                continue
-            delay_ms = 0
             tbf = [*tc, "add", *device, "root", "tbf", "rate", f"{mbit}mbit", "burst", "1mb", "latency", "100ms"]
-            if (made := subprocess.run(tbf, capture_output=True, text=True)).returncode != 0:
+            if mbit and (made := subprocess.run(tbf, capture_output=True, text=True)).returncode != 0:
                 sys.exit(f"ranks: error: {made.stderr.strip()}: this kernel cannot limit a link's rate")
-        return delay_ms
 
     def run(self, values, scratch, local):
         """`local` ranks a node."""
@@ -136,7 +145,7 @@ class Nodes:
             node = rank // local
             environment = os.environ | {
                 "RANK": str(rank), "WORLD_SIZE": str(2 * local), "LOCAL_RANK": str(rank % local), "LOCAL_WORLD_SIZE": str(local),
-                "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": f"bveth{node}", "BASIN_THREADS": "1"}
+                "MASTER_ADDR": self.address, "MASTER_PORT": "29511", "GLOO_SOCKET_IFNAME": f"{self.device}{node}", "BASIN_THREADS": "1"}
             words = ["ip", "netns", "exec", self.names[node], "taskset", "-c", str(node), *command(values | {"run.dir": directory})]
             started.append(subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
         errors = [process.communicate()[1] for process in started]
@@ -167,10 +176,10 @@ def nodes(scratch):
         for local, variants in studies.items():
             print(f"\n| 2 nodes x {local} rank(s), link | " + " | ".join(f"{name}: tokens/s | waiting" for name in variants) + " | ratio |")
             print("|---|" + "---:|" * (2 * len(variants) + 1))
-            for mbit, delay_ms in ((0, 0), (1000, 1), (500, 1)):
-                delay = pair.limit(mbit, delay_ms)
+            for mbit, delay_ms in ((0, 0), (1000, 0), (500, 0), (1000, 5), (1000, 20)):
+                pair.connect(mbit, delay_ms)
                 found = compare(pair, values, variants, scratch, local)
-                link = f"{mbit} Mbit/s" + (f", {delay} ms" if delay else "") if mbit else "not limited"
+                link = f"{mbit} Mbit/s" + (f", {delay_ms} ms away" if delay_ms else "") if mbit else "not limited"
                 cells = [f"{speed:.0f} | {100 * waiting:.0f} %" for speed, waiting in found]
                 print(f"| {link} | " + " | ".join(cells) + f" | {found[0][0] / found[1][0]:.2f} |", flush=True)
 

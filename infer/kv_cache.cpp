@@ -62,8 +62,11 @@ KvCache::KvCache(const Transformer& model, const CacheShape& shape, int64_t orig
                     shape.entries(),
                     format_bytes(bytes)));
   }
-  if (model.config().uses_alibi())
-    alibi_ = alibi_table(model.config(), shape.entries() + 1).to(model.device());
+  if (model.config().uses_alibi()) {
+    const ops::Alibi alibi = make_alibi(model.config(), shape.entries() + 1, model.device());
+    alibi_ = alibi.table;
+    slopes_ = alibi.slopes;
+  }
 }
 
 int64_t KvCache::bytes() const {
@@ -103,10 +106,10 @@ at::Tensor KvCache::attend(int64_t layer, const at::Tensor& qkv) {
               "a cache streams one sequence: expected qkv (1, T, (H + 2G) K), got ",
               qkv.sizes());
   const at::NoGradGuard no_grad;
-  // No fused kernel takes the biases of ALiBi: the plain way, slow but right.
-  const bool rotates = !alibi_.defined();
-  if (rotates && ops::takes_cpu_kernel(qkv)) return attend_fused(layer, qkv.contiguous());
-  if (rotates && qkv.size(1) > 1 && ops::takes_flash_attention(qkv, model_.head_shape().head_size))
+  const bool biased = alibi_.defined();  // the plain way where no fused kernel takes that
+  if ((!biased || slopes_.defined()) && ops::takes_cpu_kernel(qkv))
+    return attend_fused(layer, qkv.contiguous());
+  if (!biased && qkv.size(1) > 1 && ops::takes_flash_attention(qkv, model_.head_shape().head_size))
     return attend_windowed(layer, qkv);
   const Plan& p = plan(qkv.size(1));
   if (p.tokens > 1 && p.blocks.empty()) plan_blocks(plan_);
@@ -141,6 +144,7 @@ at::Tensor KvCache::attend_fused(int64_t layer, const at::Tensor& qkv) {
          row_of(p.rotary.cos, p.rotations - 1),
          row_of(p.rotary.sin, p.rotations - 1),
          wide_logit.defined() ? wide_logit.const_data_ptr<float>() : nullptr,
+         slopes_.defined() ? slopes_.const_data_ptr<float>() : nullptr,
          static_cast<Float*>(keys(layer)),
          static_cast<Float*>(values(layer)),
          static_cast<Float*>(out.mutable_data_ptr())});

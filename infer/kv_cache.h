@@ -124,7 +124,7 @@ class KvCache {
   at::Tensor wide_;  // (2, G, S + R + 1, K), keys and values of one layer as fp32 when the cache is
                      // narrower
   at::Tensor full_mask_;  // of every block once the cache is full
-  at::Tensor alibi_;
+  at::Tensor alibi_, slopes_;  // ops::Alibi
   Plan plan_;
 };
 

@@ -21,9 +21,19 @@ std::vector<double> alibi_slopes(int64_t heads) {
 at::Tensor alibi_table(const ModelConfig& config, int64_t positions) {
   const at::Tensor slopes = at::tensor(alibi_slopes(config.heads()), at::kDouble).unsqueeze(1),
                    position = at::arange(positions, at::kDouble).unsqueeze(0);
-  if (config.model_type != ModelType::kFalcon) return slopes * position;
+  if (is_linear_alibi(config)) return slopes * position;
   return (slopes.to(at::kFloat).to(at::kBFloat16) * position.to(at::kBFloat16)).to(at::kDouble) /
          std::sqrt(static_cast<double>(config.head_size()));
+}
+
+bool is_linear_alibi(const ModelConfig& config) {
+  return config.uses_alibi() && config.model_type != ModelType::kFalcon;
+}
+
+ops::Alibi make_alibi(const ModelConfig& config, int64_t positions, at::Device device) {
+  ops::Alibi alibi{alibi_table(config, positions).to(device), {}};
+  if (is_linear_alibi(config)) alibi.slopes = at::tensor(alibi_slopes(config.heads()), at::kFloat);
+  return alibi;
 }
 
 }  // namespace basin

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/ops.h"
 
 namespace basin {
 
@@ -19,5 +20,11 @@ std::vector<double> alibi_slopes(int64_t heads);
 /// of each query. mpt: slope * position. falcon computes that product in bf16, slope and position
 /// rounded as well, and divides it by sqrt(K): its trained models expect those steps.
 at::Tensor alibi_table(const ModelConfig& config, int64_t positions);
+
+/// Whether the table is slope * position to the last bit, as fused kernels compute it.
+bool is_linear_alibi(const ModelConfig& config);
+
+/// The table on `device`, and the slopes where they say all of it.
+ops::Alibi make_alibi(const ModelConfig& config, int64_t positions, at::Device device);
 
 }  // namespace basin

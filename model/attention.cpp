@@ -15,10 +15,11 @@ struct FusedAttention : Function<FusedAttention> {
                             int64_t K,
                             const OptionalTensor& cos_in,
                             const OptionalTensor& sin_in,
-                            const OptionalTensor& sink_logit) {
+                            const OptionalTensor& sink_logit,
+                            const OptionalTensor& slopes_in) {
     const at::Tensor qkv = qkv_in.contiguous(), cos = to_float(tensor(cos_in)),
                      sin = to_float(tensor(sin_in));
-    const at::Tensor logit = to_float(tensor(sink_logit));
+    const at::Tensor logit = to_float(tensor(sink_logit)), slopes = tensor(slopes_in);
     const kernels::AttentionShape shape = shape_of(qkv, {H, G, K}, cos);
     at::Tensor y = at::empty({shape.B, shape.T, H * K}, qkv.options());
     at::Tensor lse = at::empty({shape.B, H, shape.T}, qkv.options().dtype(at::kFloat));
@@ -29,10 +30,11 @@ struct FusedAttention : Function<FusedAttention> {
                                     in<float>(cos),
                                     in<float>(sin),
                                     in<float>(logit),
+                                    in<float>(slopes),
                                     out<E>(y),
                                     out<float>(lse));
     });
-    ctx->save_for_backward({qkv, cos, sin, logit, y, lse});
+    ctx->save_for_backward({qkv, cos, sin, logit, y, lse, slopes});
     ctx->saved_data["heads"] = std::vector<int64_t>{H, G, K};
     if (sink_logit)
       ctx->saved_data["logit_dtype"] = static_cast<int64_t>(sink_logit->scalar_type());
@@ -42,7 +44,7 @@ struct FusedAttention : Function<FusedAttention> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &qkv = saved[0], &cos = saved[1], &sin = saved[2], &logit = saved[3],
-                     &y = saved[4], &lse = saved[5];
+                     &y = saved[4], &lse = saved[5], &slopes = saved[6];
     const std::vector<int64_t> heads = ctx->saved_data["heads"].toIntVector();
     const kernels::AttentionShape shape = shape_of(qkv, {heads[0], heads[1], heads[2]}, cos);
     const at::Tensor dy = grads[0].contiguous();
@@ -55,6 +57,7 @@ struct FusedAttention : Function<FusedAttention> {
                                      in<float>(cos),
                                      in<float>(sin),
                                      in<float>(logit),
+                                     in<float>(slopes),
                                      in<E>(y),
                                      in<float>(lse),
                                      in<E>(dy),
@@ -63,7 +66,8 @@ struct FusedAttention : Function<FusedAttention> {
     });
     if (dlogit.defined())
       dlogit = dlogit.to(static_cast<at::ScalarType>(ctx->saved_data["logit_dtype"].toInt()));
-    return {dqkv, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), dlogit};
+    const at::Tensor none;
+    return {dqkv, none, none, none, none, none, dlogit, none};
   }
 };
 
@@ -73,20 +77,20 @@ at::Tensor attention(const at::Tensor& qkv,
                      const HeadShape& shape,
                      const Rotary& rotary,
                      const at::Tensor& sink_logit,
-                     const at::Tensor& alibi) {
-  if (alibi.defined())
-    return reference::attention(
-        qkv, shape, rotary, sink_logit, alibi);  // no fused kernel knows it: slow, but right
-  if (takes_flash_attention(qkv, shape.head_size))
+                     const Alibi& alibi) {
+  const bool biased = alibi.table.defined();
+  if (!biased && takes_flash_attention(qkv, shape.head_size))
     return flash_attention(qkv, shape, rotary, sink_logit);
-  if (!takes_cpu_kernel(qkv)) return reference::attention(qkv, shape, rotary, sink_logit);
+  if (!takes_cpu_kernel(qkv) || (biased && !alibi.slopes.defined()))  // slow, but right
+    return reference::attention(qkv, shape, rotary, sink_logit, alibi);
   return FusedAttention::apply(qkv,
                                shape.heads,
                                shape.kv_heads,
                                shape.head_size,
                                optional(rotary.cos),
                                optional(rotary.sin),
-                               optional(sink_logit));
+                               optional(sink_logit),
+                               optional(alibi.slopes));
 }
 
 Attended window_attention(const at::Tensor& q,

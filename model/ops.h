@@ -32,6 +32,12 @@ struct HeadShape {
   int64_t heads = 1, kv_heads = 1, head_size = 1;   // H, G, K
 };
 
+/// Positions as biases of the scores (model/alibi.h); undefined where there are none.
+struct Alibi {
+  at::Tensor table;    // fp64 (H, positions): table[h][key] - table[h][query] is added
+  at::Tensor slopes;   // fp32 (H), on the CPU: that this is slopes[h] * (key - query), as fused kernels want it; undefined: it is not
+};
+
 /// x (..., D) -> norm(x) (..., D).
 at::Tensor norm(const at::Tensor& x, const Norm& n);
 
@@ -43,8 +49,8 @@ std::array<at::Tensor, 3> add_norms(const at::Tensor& x, const at::Tensor& delta
 
 /// Causal self-attention over packed qkv (B, T, (H + 2G) K) with rotary inside -> (B, T, H K). Scale 1/sqrt(K).
 /// `sink_logit` (H) adds exp(sink_logit) to each softmax's denominator (zero sink: zeros without gradient); undefined: plain softmax.
-/// Query head h reads key/value head h / (H/G). `alibi` fp64 (H, T) adds alibi[h][key] - alibi[h][query] to the scores (model/alibi.h; undefined: nothing).
-at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const at::Tensor& alibi = {});
+/// Query head h reads key/value head h / (H/G).
+at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const Alibi& alibi = {});
 
 /// What a softmax over some of the keys came to: results over disjoint sets of keys can be merged.
 struct Attended {
@@ -93,7 +99,7 @@ void add_to_sum(const at::Tensor& x, at::Tensor& sum);
 namespace reference {
 at::Tensor norm(const at::Tensor& x, const Norm& n);
 std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor& delta, const Norm& n);
-at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const at::Tensor& alibi = {});
+at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const Alibi& alibi = {});
 Attended window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t recent);
 at::Tensor swiglu(const at::Tensor& gate_up);
 at::Tensor gelu(const at::Tensor& x);

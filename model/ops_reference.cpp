@@ -29,14 +29,14 @@ std::pair<at::Tensor, at::Tensor> add_norm(const at::Tensor& x, const at::Tensor
   return {h, reference::norm(h, n)};
 }
 
-at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const at::Tensor& alibi) {
+at::Tensor attention(const at::Tensor& qkv, const HeadShape& shape, const Rotary& rotary, const at::Tensor& sink_logit, const Alibi& alibi) {
   const int64_t B = qkv.size(0), T = qkv.size(1), H = shape.heads, G = shape.kv_heads, K = shape.head_size;
   const at::Tensor heads_BTHK = qkv.view({B, T, H + 2 * G, K});
   const at::Tensor q_BHTK = to_math(apply_rotary(heads_BTHK.narrow(2, 0, H), rotary)).transpose(1, 2);
   const at::Tensor k_BHTK = to_math(apply_rotary(heads_BTHK.narrow(2, H, G), rotary)).transpose(1, 2).repeat_interleave(H / G, 1);
   const at::Tensor v_BHTK = to_math(heads_BTHK.narrow(2, H + G, G)).transpose(1, 2).repeat_interleave(H / G, 1);
   at::Tensor scores_BHTT = at::matmul(q_BHTK, k_BHTK.transpose(-1, -2)) / std::sqrt(static_cast<double>(K));
-  if (alibi.defined()) scores_BHTT = scores_BHTT + (alibi.unsqueeze(1) - alibi.unsqueeze(2)).to(scores_BHTT.scalar_type());
+  if (alibi.table.defined()) scores_BHTT = scores_BHTT + (alibi.table.unsqueeze(1) - alibi.table.unsqueeze(2)).to(scores_BHTT.scalar_type());
   const at::Tensor future = at::ones({T, T}, scores_BHTT.options().dtype(at::kBool)).triu(1);
   scores_BHTT = scores_BHTT.masked_fill(future, -std::numeric_limits<double>::infinity());
   if (sink_logit.defined()) {   // one more column of value 0, dropped after the softmax

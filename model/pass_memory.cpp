@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "model/alibi.h"
 #include "model/cpu_allocator.h"
 #include "model/gemm.h"
 #include "model/ops.h"
@@ -124,9 +125,12 @@ class Pass {
     ledger_.give(hidden_);
   }
 
-  /// On a GPU, bf16 runs flash attention and fp32 the plain version, which holds all scores, as
-  /// ALiBi does everywhere.
-  bool plain_attention() const { return config_.uses_alibi() || (shape_.cuda && !shape_.bf16); }
+  /// The plain version holds all scores: on a GPU that of fp32 and of ALiBi, on a CPU that of ALiBi
+  /// that is not linear.
+  bool plain_attention() const {
+    return shape_.cuda ? config_.uses_alibi() || !shape_.bf16
+                       : config_.uses_alibi() && !is_linear_alibi(config_);
+  }
   int64_t scores() const { return n_ * positions_ * config_.heads() * 4; }
   int64_t lse() const { return n_ * config_.heads() * 4; }
   /// What attention keeps beside its input and its output.

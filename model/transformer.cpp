@@ -119,8 +119,9 @@ LayerAttention Transformer::causal_attention(int64_t positions) const {
   }
   ops::Rotary rotary = rotary_;
   if (rotary.cos.defined()) rotary = {rotary.cos.narrow(0, 0, positions), rotary.sin.narrow(0, 0, positions)};
-  if (config_.uses_alibi() && (!alibi_.defined() || alibi_.size(1) < positions)) alibi_ = alibi_table(config_, positions).to(device());
-  const at::Tensor alibi = alibi_.defined() ? alibi_.narrow(1, 0, positions) : alibi_;
+  if (config_.uses_alibi() && (!alibi_.table.defined() || alibi_.table.size(1) < positions)) alibi_ = make_alibi(config_, positions, device());
+  ops::Alibi alibi = alibi_;
+  if (alibi.table.defined()) alibi.table = alibi.table.narrow(1, 0, positions);
   return [this, rotary, alibi](int64_t layer, const at::Tensor& qkv) { return ops::attention(qkv, head_shape(), rotary, sink_logit(layer), alibi); };
 }
 

@@ -84,7 +84,7 @@ class Transformer {
   at::Tensor embedding_, head_;   // (V, D); head_ is embedding_ when tied
   ops::Norm final_norm_;
   mutable ops::Rotary rotary_;    // tables of causal_attention, grown on demand
-  mutable at::Tensor alibi_;      // (H, positions)
+  mutable ops::Alibi alibi_;      // the same
   at::Tensor zero_logit_, sink_ids_;
 };
 

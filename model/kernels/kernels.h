@@ -17,15 +17,16 @@ struct AttentionShape {
   int64_t rotary;           // rotated dimensions of a head, even, 0: none
 };
 
-/// qkv (B, T, (H + 2G) K); cos, sin fp32 (T, rotary/2); sink_logit fp32 (H) or null; out (B, T, H K); lse fp32 (B, H, T): log of the
-/// softmax's whole denominator, sink included, natural log of scaled scores.
+/// qkv (B, T, (H + 2G) K); cos, sin fp32 (T, rotary/2); sink_logit fp32 (H) or null; slopes fp32 (H) or null: ALiBi, adds
+/// slopes[h] * (key - query) to the scaled scores; out (B, T, H K); lse fp32 (B, H, T): log of the softmax's whole denominator, sink
+/// included, natural log of scaled scores.
 template <class Float>
-void attention_forward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, Float* out, float* lse);
+void attention_forward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const float* slopes, Float* out, float* lse);
 
 /// dout (B, T, H K) -> dqkv (B, T, (H + 2G) K), with the rotation undone; dsink_logit fp32 (H) or null.
 template <class Float>
-void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const Float* out, const float* lse,
-                        const Float* dout, Float* dqkv, float* dsink_logit);
+void attention_backward(const AttentionShape& shape, const Float* qkv, const float* cos, const float* sin, const float* sink_logit, const float* slopes, const Float* out,
+                        const float* lse, const Float* dout, Float* dqkv, float* dsink_logit);
 
 /// T consecutive tokens of one stream as one layer sees them (infer/kv_cache.h): query t sees the sinks, slots [0, S) of the cache, as far
 /// as they have come, and the `recent` tokens before it, which lie in a ring behind the sinks, beside itself.
@@ -38,6 +39,7 @@ struct StreamChunk {
   const float *cos_ring, *sin_ring;  // (T, rotary/2), true positions
   const float *cos_sink, *sin_sink;  // (T, rotary/2), distances to the sinks; unused without sinks
   const float* sink_logit;           // (H) or null
+  const float* slopes;               // (H) or null: ALiBi, by places in the cache, where the query stands at min(t, S + R)
   Float *keys, *values;              // (G, S + R + 1, K), keys rotated; the chunk's own are stored
   Float* out;                        // (T, H K)
 };

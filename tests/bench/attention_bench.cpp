@@ -56,6 +56,7 @@ Times measure(const AttentionShape& s, at::ScalarType type, double seconds) {
                                              cos.data_ptr<float>(),
                                              sin.data_ptr<float>(),
                                              nullptr,
+                                             nullptr,
                                              pointer(out),
                                              lse.data_ptr<float>());
   });
@@ -64,6 +65,7 @@ Times measure(const AttentionShape& s, at::ScalarType type, double seconds) {
                                               pointer(qkv),
                                               cos.data_ptr<float>(),
                                               sin.data_ptr<float>(),
+                                              nullptr,
                                               nullptr,
                                               pointer(out),
                                               lse.data_ptr<float>(),

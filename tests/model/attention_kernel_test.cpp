@@ -23,12 +23,13 @@ namespace {
 struct Case {
   AttentionShape shape;
   bool sink;
+  bool alibi = false;
 };
 std::string name(const Case& c) {
   const AttentionShape& s = c.shape;
   return std::string("B") + std::to_string(s.B) + " T" + std::to_string(s.T) + " H" +
          std::to_string(s.H) + " G" + std::to_string(s.G) + " K" + std::to_string(s.K) + " rotary" +
-         std::to_string(s.rotary) + (c.sink ? " sink" : "");
+         std::to_string(s.rotary) + (c.sink ? " sink" : "") + (c.alibi ? " alibi" : "");
 }
 // Common shapes, and lengths, head sizes and rotations that fit no vector; few items (1 sample, 1
 // head) run split into parts.
@@ -45,7 +46,15 @@ const std::vector<Case> kCases = {
     {{1, 200, 1, 1, 20, 10}, true},
     {{1, 95, 6, 3, 80, 0}, false},
     {{1, 64, 4, 1, 1, 0}, true},
+    {{2, 257, 4, 4, 32, 0}, true, true},
+    {{1, 130, 6, 2, 64, 0}, false, true},
+    {{1, 190, 1, 1, 20, 0}, true, true},
 };
+
+// Of ALiBi, by head: no powers of two, whose products would be exact.
+at::Tensor slopes(const AttentionShape& s) {
+  return at::arange(1, s.H + 1, at::kFloat).reciprocal().mul(0.7f);
+}
 
 at::Tensor rotate(const at::Tensor& x_BTHK, const at::Tensor& cos, const at::Tensor& sin) {
   const int64_t half = cos.size(1);
@@ -69,9 +78,10 @@ std::pair<at::Tensor, at::Tensor> naive(const Case& c,
       rotate(heads.narrow(2, s.H, s.G), cos, sin).transpose(1, 2).repeat_interleave(s.H / s.G, 1);
   const auto v = heads.narrow(2, s.H + s.G, s.G).transpose(1, 2).repeat_interleave(s.H / s.G, 1);
   const auto hidden = at::ones({s.T, s.T}, at::kBool).triu(1);
-  auto scores = at::matmul(q, k.transpose(2, 3))
-                    .div(std::sqrt(static_cast<double>(s.K)))
-                    .masked_fill(hidden, -std::numeric_limits<double>::infinity());
+  auto scores = at::matmul(q, k.transpose(2, 3)).div(std::sqrt(static_cast<double>(s.K)));
+  const auto place = at::arange(s.T, at::kDouble), distance = place.unsqueeze(1) - place;
+  if (c.alibi) scores = scores - slopes(s).to(at::kDouble).view({s.H, 1, 1}) * distance;
+  scores = scores.masked_fill(hidden, -std::numeric_limits<double>::infinity());
   if (c.sink)
     scores = at::cat({sink_logit.view({1, s.H, 1, 1}).expand({s.B, s.H, s.T, 1}), scores}, 3);
   const auto p = scores.softmax(-1).narrow(3, c.sink ? 1 : 0, s.T);
@@ -114,13 +124,16 @@ Result run_kernel(const Case& c, const Data& x) {
   const float *cos = s.rotary ? x.cos.data_ptr<float>() : nullptr,
               *sin = s.rotary ? x.sin.data_ptr<float>() : nullptr;
   const float* sink_logit = c.sink ? x.sink_logit.data_ptr<float>() : nullptr;
+  const at::Tensor alibi = slopes(s);
+  const float* slope = c.alibi ? alibi.const_data_ptr<float>() : nullptr;
   attention_forward<Float>(
-      s, pointer(x.qkv), cos, sin, sink_logit, pointer(r.out), r.lse.data_ptr<float>());
+      s, pointer(x.qkv), cos, sin, sink_logit, slope, pointer(r.out), r.lse.data_ptr<float>());
   attention_backward<Float>(s,
                             pointer(x.qkv),
                             cos,
                             sin,
                             sink_logit,
+                            slope,
                             pointer(r.out),
                             r.lse.data_ptr<float>(),
                             pointer(x.dout),

@@ -117,6 +117,19 @@ TEST(Ops, AttentionWithGroupsPartialRotaryAndSink) {
   }
 }
 
+TEST(Ops, AttentionWithAlibi) {
+  const int64_t T = 70;
+  const at::Tensor slopes = at::tensor({0.5, 0.3, 0.01}, at::kFloat);
+  const at::Tensor table = slopes.to(at::kDouble).unsqueeze(1) * at::arange(T, at::kDouble);
+  const Tensors inputs{randn({2, T, 5 * 16}, 5), randn({3}, 6)};
+  for (const bool linear : {true, false}) {
+    const ops::Alibi alibi{linear ? table : table.square(), linear ? slopes : at::Tensor()};
+    const Op op = [&](const Tensors& x) { return ops::attention(x[0], {3, 1, 16}, {}, x[1], alibi); };
+    expect_fused_equals_reference(op, inputs);
+    EXPECT_GT((op(inputs) - ops::attention(inputs[0], {3, 1, 16}, {}, inputs[1])).abs().max().item<float>(), 0.1) << "no bias was added";
+  }
+}
+
 TEST(Ops, AttentionReferenceHasExactGradients) {
   const ops::Rotary rotary = table(5, 2);
   expect_exact_gradients([&](const Tensors& x) { return ops::attention(x[0], {2, 1, 4}, rotary, x[1]); }, {randn({1, 5, 16}, 7), randn({2}, 8)});

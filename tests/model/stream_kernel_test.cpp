@@ -1,5 +1,6 @@
 // Streaming attention of chunks against the definition in fp64, for every instruction set of this
 // machine: query t sees the sinks up to itself, at distance min(t, C), and the R tokens before it.
+// ALiBi's biases go by the same distances.
 #include <algorithm>
 #include <cmath>
 
@@ -10,8 +11,12 @@ namespace {
 
 struct StreamShape {
   int64_t H, G, K, rotary, sinks, recent;
-  bool logit;
+  bool logit, alibi = false;
 };
+
+float slope(int64_t head) {
+  return 0.7f / static_cast<float>(head + 1);
+}
 
 std::vector<double> rotated(const std::vector<double>& x, int64_t rotary, int64_t position) {
   std::vector<double> y = x;
@@ -67,7 +72,9 @@ std::vector<double> definition(const StreamShape& s,
                                   k = rotated(row(j, s.H + g), s.rotary, j);
         double score = 0;
         for (int64_t i = 0; i < s.K; ++i) score += q[i] * k[i];
-        const double weight = std::exp(score / std::sqrt(static_cast<double>(s.K)));
+        score /= std::sqrt(static_cast<double>(s.K));
+        if (s.alibi) score += slope(h) * static_cast<double>(j - (sink ? std::min(t, C) : t));
+        const double weight = std::exp(score);
         const std::vector<double> v = row(j, s.H + s.G + g);
         sum += weight;
         for (int64_t i = 0; i < s.K; ++i) o[i] += weight * v[i];
@@ -84,6 +91,8 @@ void expect_stream(const StreamShape& s, const std::vector<int64_t>& chunks) {
   const int64_t heads = s.H + 2 * s.G, C = s.sinks + s.recent, slots = C + 1;
   const auto qkv = random_array<Float>(N * heads * s.K, 1);
   const auto logit = random_array<float>(s.H, 2);
+  std::vector<float> slopes;
+  for (int64_t h = 0; h < s.H; ++h) slopes.push_back(slope(h));
   std::vector<Float> keys(static_cast<size_t>(s.G * slots * s.K)), values = keys;
   std::vector<Float> out(static_cast<size_t>(N * s.H * s.K));
   int64_t position = 0;
@@ -106,6 +115,7 @@ void expect_stream(const StreamShape& s, const std::vector<int64_t>& chunks) {
                              cos_sink.data(),
                              sin_sink.data(),
                              s.logit ? logit.data() : nullptr,
+                             s.alibi ? slopes.data() : nullptr,
                              keys.data(),
                              values.data(),
                              out.data() + position * s.H * s.K});
@@ -130,7 +140,9 @@ TYPED_TEST(StreamChunks, AnyShapeInAnyChunks) {
           StreamShape{4, 2, 20, 8, 4, 70, true},
           StreamShape{3, 3, 8, 0, 0, 33, false},
           StreamShape{1, 1, 64, 32, 90, 5, true},  // more sinks than a tile of keys
-          StreamShape{2, 2, 5, 2, 2, 1, false}})
+          StreamShape{2, 2, 5, 2, 2, 1, false},
+          StreamShape{4, 2, 16, 0, 3, 40, true, true},
+          StreamShape{1, 1, 32, 0, 0, 70, false, true}})
       for (const std::vector<int64_t>& chunks :
            {std::vector<int64_t>{200}, {1, 1, 1, 3, 64, 65, 40}, {100, 30, 1, 60}}) {
         SCOPED_TRACE(testing::Message() << "K " << s.K << ", " << s.sinks << " + " << s.recent

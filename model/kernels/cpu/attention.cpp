@@ -156,10 +156,11 @@ void attention_forward(const AttentionShape& shape,
                        const float* cos,
                        const float* sin,
                        const float* sink_logit,
+                       const float* slopes,
                        Float* out,
                        float* lse) {
   run_items(shape,
-            ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, out, lse},
+            ForwardCall<Float>{shape, qkv, cos, sin, sink_logit, slopes, out, lse},
             pick_forward(qkv),
             parts_of(shape));
 }
@@ -170,6 +171,7 @@ void attention_backward(const AttentionShape& shape,
                         const float* cos,
                         const float* sin,
                         const float* sink_logit,
+                        const float* slopes,
                         const Float* out,
                         const float* lse,
                         const Float* dout,
@@ -183,7 +185,7 @@ void attention_backward(const AttentionShape& shape,
       dsink_logit ? reinterpret_cast<double*>(scratch(Buffer::kSinkParts, 2 * shape.B * shape.H))
                   : nullptr;
   const BackwardCall<Float> call{
-      shape, qkv, cos, sin, sink_logit, out, lse, dout, dqkv, dq_parts, dsink_parts};
+      shape, qkv, cos, sin, sink_logit, slopes, out, lse, dout, dqkv, dq_parts, dsink_parts};
   run_items(shape, call, pick_backward(qkv), parts);
   if (parts > 1) sum_dq_parts(call, parts);
   for (int64_t h = 0; dsink_logit && h < shape.H; ++h) {

@@ -55,6 +55,7 @@ class Backward {
     std::fill(dkey_, dkey_ + lay_.keys * lay_.k_stride, 0.0f);
     std::fill(dvalue_, dvalue_ + lay_.keys * lay_.k_stride, 0.0f);
     for (int64_t h = item_.g * group; h < (item_.g + 1) * group; ++h) {
+      slope_ = call_.slopes ? call_.slopes[h] * kLog2E : 0;
       pack_head(h);
       std::fill(dquery_, dquery_ + lay_.blocks * lay_.k_rows * kQueries, 0.0f);
       for (int64_t key = item_.part * kKeys; key < s.T; key += item_.parts * kKeys)
@@ -171,6 +172,7 @@ class Backward {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
       for (int v = 0; v < kVectors; ++v) p[m][v] = hn::Load(d, minus_lse + v * kLanes);
+    if (slope_ != 0) add_slopes(slope_, key, first, INT64_MAX / 2, p);
     multiply_add<Policy>(d,
                          Left{key_rows_ + key * lay_.words, lay_.words, 1},
                          queries_by_word_ + words,
@@ -268,6 +270,7 @@ class Backward {
   float *minus_lse_, *minus_delta_;            // (blocks * kQueries)
   float *p_, *p_rows_, *ds_rows_, *ds_pairs_;  // (kRows, kQueries) floats; (kRows, kQueries /
                                                // kPair) words twice; (kKeys / kPair, kQueries)
+  float slope_ = 0;                            // of ALiBi, in units of log 2
   float* dquery_;                              // (blocks, k_rows, kQueries)
   float *dkey_, *dvalue_;                      // (keys, k_stride)
 };

@@ -19,11 +19,12 @@ constexpr float kHidden = -1e30f;  // the score of a masked key: exp2(kHidden - 
                                    // infinity, kHidden - kHidden is a number
 
 /// Which of the keys that `visit` is shown a block of queries sees: query i those from oldest + i
-/// to newest + i, below `end`.
+/// to newest + i, below `end`. For ALiBi it stands at newest + i, but not behind `last`.
 struct Visible {
   int64_t newest;
   int64_t oldest = INT64_MIN / 2;
   int64_t end = INT64_MAX / 2;
+  int64_t last = INT64_MAX / 2;
 };
 
 /// One block of queries on its way over the keys.
@@ -38,8 +39,9 @@ class ForwardTile {
         out_(scratch(Buffer::kTile, lay_.k_rows * kQueries)) {}
 
   /// Nothing is seen so far but the sink, if there is one: a key in front of all others, with value
-  /// 0 and the score *logit.
-  void begin(const float* logit) {
+  /// 0 and the score *logit. Scores fall by `slope` with each place between query and key.
+  void begin(const float* logit, float slope) {
+    slope_ = slope * kLog2E;
     for (int v = 0; v < 2; ++v) {
       max_[v] = hn::Set(d, logit ? *logit * kLog2E : kHidden);
       sum_[v] = hn::Set(d, logit ? 1.0f : 0.0f);
@@ -108,6 +110,8 @@ class ForwardTile {
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
       for (int v = 0; v < kVectors; ++v) s[m][v] = hn::Zero(d);
+    if (slope_ != 0)
+      add_slopes(slope_, key, visible.newest + kSkip * kLanes, visible.last, s);
     multiply_add<Policy>(d,
                          Left{keys + key * lay_.words, lay_.words, 1},
                          queries_ + kSkip * kLanes,
@@ -179,6 +183,7 @@ class ForwardTile {
   float *queries_, *scores_,
       *pairs_;         // (words, kQueries); (kKeys, kQueries); (kKeys / kPair, kQueries)
   float* out_;         // (k_rows, kQueries), O^T of the block
+  float slope_ = 0;    // of ALiBi, in units of log 2
   V max_[2], sum_[2];  // per query of the block
 };
 
@@ -217,7 +222,8 @@ class Forward {
                  block,
                  rows);
     tile_.load(rows);
-    tile_.begin(call_.sink_logit ? call_.sink_logit + h : nullptr);
+    tile_.begin(call_.sink_logit ? call_.sink_logit + h : nullptr,
+                call_.slopes ? call_.slopes[h] : 0);
     const int64_t visible = lay_.visible_keys(block);
     for (int64_t key = 0; key < visible; key += kKeys)
       tile_.visit(keys_, values_, key, std::min(kKeys, visible - key), {lay_.first_query(block)});

@@ -173,6 +173,23 @@ void pack_by_row(const Layout<Policy>& lay, const float* rows, float* by_row) {
                       by_row + i / Policy::kPair * lay.k_stride);
 }
 
+/// ALiBi: c[m][v] += slope * (key + m - query), a query in each lane from `first` on, none of which
+/// stands behind `last`.
+template <int kVectors>
+HWY_INLINE void add_slopes(
+    float slope, int64_t key, int64_t first, int64_t last, V (&c)[kRows][kVectors]) {
+  const Floats d;
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    const V query = hn::Min(hn::Iota(d, static_cast<float>(first + v * kLanes)),
+                            hn::Set(d, static_cast<float>(last)));
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+      c[m][v] = hn::MulAdd(
+          hn::Set(d, slope), hn::Sub(hn::Set(d, static_cast<float>(key + m)), query), c[m][v]);
+  }
+}
+
 }  // namespace
 }  // namespace basin::kernels::HWY_NAMESPACE
 #endif

@@ -16,7 +16,7 @@ template <class Float>
 struct ForwardCall {
   AttentionShape shape;
   const Float* qkv;
-  const float *cos, *sin, *sink_logit;
+  const float *cos, *sin, *sink_logit, *slopes;
   Float* out;
   float* lse;
 };
@@ -27,7 +27,7 @@ template <class Float>
 struct BackwardCall {
   AttentionShape shape;
   const Float* qkv;
-  const float *cos, *sin, *sink_logit;
+  const float *cos, *sin, *sink_logit, *slopes;
   const Float* out;
   const float* lse;
   const Float* dout;

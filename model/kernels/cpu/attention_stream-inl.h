@@ -96,7 +96,7 @@ class StreamForward {
     const Head<const Float> queries = head_of(c_.qkv, 0, h, c_.H + 2 * c_.G, shape_);
     float* rows = scratch(Buffer::kRows, kQueries * lay_.row);
     const int64_t first = lay_.first_query(block), newest = c_.position + first - band_.begin;
-    tile_.begin(c_.sink_logit ? c_.sink_logit + h : nullptr);
+    tile_.begin(c_.sink_logit ? c_.sink_logit + h : nullptr, c_.slopes ? c_.slopes[h] : 0);
     if (sinks_ > 0) {
       load_queries(
           lay_, Transform{c_.cos_sink, c_.sin_sink, lay_.half, 1.0f, scale}, queries, block, rows);
@@ -105,7 +105,7 @@ class StreamForward {
             sink_values_,
             0,
             round_up(sinks_, kRows),
-            {.newest = c_.position + first, .end = sinks_});
+            {.newest = c_.position + first, .end = sinks_, .last = c_.sinks + c_.recent});
     }
     load_queries(
         lay_, Transform{c_.cos_ring, c_.sin_ring, lay_.half, 1.0f, scale}, queries, block, rows);

@@ -334,7 +334,8 @@ def markdown(results):
     lines = ["| work | Basin | best alternative | | ratio | spread of the ratio |", "|---|---:|---|---:|---:|---|"]
     for r in results:
         pairs = sorted(a / b for a, b in zip(r["rates"]["basin"], r["rates"][r["best_other"]]))
-        lines.append(f"| {r['case']} | {r['basin']:.4g} {r['unit']} | {r['best_other']} | {r['other']:.4g} | {r['ratio']:.2f} | {pairs[0]:.2f} to {pairs[-1]:.2f} |")
+        share = f", {r['basin'] * r['bytes_per_step'] / r['read_bandwidth']:.0%} of the read bandwidth" if "read_bandwidth" in r else ""
+        lines.append(f"| {r['case']}{share} | {r['basin']:.4g} {r['unit']} | {r['best_other']} | {r['other']:.4g} | {r['ratio']:.2f} | {pairs[0]:.2f} to {pairs[-1]:.2f} |")
     return "\n".join(lines)
 
 

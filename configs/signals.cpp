@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "configs/log.h"
+
 namespace basin {
 namespace {
 
@@ -30,6 +32,14 @@ void on_signal(int signal) {
   if (signal != SIGHUP && now_ms() - asked_at_ms.load() >= kSameRequestMs) _exit(128 + signal);
 }
 
+// Where a mapped page cannot be had, there is nowhere to throw from.
+[[noreturn]] void on_bus_error(int) {
+  write_stderr(
+      "error: bus error: a mapped file (a dataset, weights) has become shorter while it was read, its "
+      "disk fails, or /dev/shm is full\n");
+  _exit(1);
+}
+
 }  // namespace
 
 void install_signal_handlers() {
@@ -42,6 +52,9 @@ void install_signal_handlers() {
   struct sigaction hangup {};
   if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
     sigaction(SIGHUP, &action, nullptr);
+  struct sigaction bus_error {};
+  bus_error.sa_handler = on_bus_error;
+  sigaction(SIGBUS, &bus_error, nullptr);
 }
 
 void survive_closed_pipes() {

@@ -11,7 +11,7 @@ namespace basin {
 /// SIGINT, SIGTERM, SIGUSR1 and SIGHUP set the pending signal; another one, at least a second later,
 /// ends the process at once (exit status 128 + signal). SIGHUP never does that, since a terminal
 /// that goes sends several, and is left alone where it is ignored (nohup). Blocking system calls
-/// return EINTR.
+/// return EINTR. SIGBUS, which a mapped file that is cut short ends in, exits with 1 and says so.
 void install_signal_handlers();
 
 /// A pipe that nobody reads any more is an error of the write (EPIPE), no longer the end of the

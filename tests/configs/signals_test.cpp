@@ -8,6 +8,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "configs/files.h"
+#include "configs/scratch_folder.h"
 
 namespace basin {
 namespace {
@@ -90,6 +95,21 @@ TEST(SignalsDeathTest, NohupStaysInForce) {
       },
       testing::ExitedWithCode(0),
       "");
+}
+
+TEST(SignalsDeathTest, AMappedFileThatIsCutShortIsSaid) {
+  const ScratchFolder folder;
+  const std::filesystem::path path = folder.path() / "tokens.bin";
+  EXPECT_EXIT(
+      {
+        install_signal_handlers();
+        write_file(path, std::string(10'000, 'x'));
+        const MappedFile map(path);
+        std::filesystem::resize_file(path, 100);
+        std::exit(static_cast<int>(map.data()[9000]));
+      },
+      testing::ExitedWithCode(1),
+      "error: bus error: a mapped file");
 }
 
 TEST(SignalsDeathTest, BlockingCallsReturn) {

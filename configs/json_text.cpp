@@ -42,14 +42,18 @@ nlohmann::json parse_untrusted_json(std::string_view text, const std::string& na
   try {
     return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::exception& e) {
-    // The library's message begins with "[json.exception.parse_error.101] " and quotes what it read
-    // last, which may be very long.
-    std::string reason = e.what();
-    reason.erase(0, reason.find(' ') + 1);
-    if (const size_t quote = reason.find("; last read: "); quote != std::string::npos)
-      reason.resize(quote);
-    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", name, one_line(reason)));
+    throw std::runtime_error(fmt::format("{}: no valid JSON: {}", name, json_reason(e)));
   }
+}
+
+std::string json_reason(const nlohmann::json::exception& error) {
+  // The library's message begins with "[json.exception.parse_error.101] " and quotes what it read
+  // last, which may be very long.
+  std::string reason = error.what();
+  reason.erase(0, reason.find(' ') + 1);
+  if (const size_t quote = reason.find("; last read: "); quote != std::string::npos)
+    reason.resize(quote);
+  return one_line(reason);
 }
 
 std::string printable(std::string_view text) {

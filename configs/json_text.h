@@ -13,6 +13,9 @@ namespace basin {
 /// prints and walks a document afterwards is recursive.
 nlohmann::json parse_untrusted_json(std::string_view text, const std::string& name);
 
+/// What the library says is wrong, in one line and without what it read.
+std::string json_reason(const nlohmann::json::exception& error);
+
 /// A document as text that ends with a newline, indented or (to_line) in one line; what is no UTF-8
 /// in its strings becomes U+FFFD.
 template <class Json>

@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 #include <glob.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <set>
 #include <stdexcept>
 #include <string_view>
+#include <system_error>
 
 #include "data/text_reader.h"
 
@@ -26,25 +28,47 @@ bool is_text_file(const fs::path& path) {
   return extension == ".txt" || extension == ".jsonl";
 }
 
+/// Says what is left out, and refuses what cannot be looked into: a part of the text that is silently
+/// missing is found out late.
 std::vector<fs::path> files_below(const fs::path& folder) {
-  std::vector<fs::path> found;
-  for (auto entry =
-           fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied);
+  std::vector<fs::path> found, others;
+  for (auto entry = fs::recursive_directory_iterator(folder);
        entry != fs::recursive_directory_iterator();
        ++entry) {
-    const bool hidden = entry->path().filename().string().starts_with('.');
-    if (hidden && entry->is_directory()) {
-      entry.disable_recursion_pending();
-    } else if (!hidden && entry->is_regular_file() && is_text_file(entry->path())) {
-      found.push_back(entry->path());
+    const fs::path& path = entry->path();
+    if (path.filename().string().starts_with('.')) {
+      if (entry->is_directory()) {
+        entry.disable_recursion_pending();
+      }
+    } else if (entry->is_directory()) {
+      std::error_code error;
+      const fs::directory_iterator opened(path, error);  // the one above would not name it
+      if (error) {
+        throw std::runtime_error(
+            fmt::format("cannot read the folder {}: {}", path.string(), error.message()));
+      }
+      if (entry->is_symlink()) {
+        spdlog::warn("{} is a link to a folder, which is not followed: give it as an input of its own",
+                     path.string());
+      }
+    } else if (is_text_file(path)) {
+      found.push_back(path);
+    } else {
+      others.push_back(path);
     }
   }
-  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) {
-    return a.native() < b.native();
-  });
+  const auto by_bytes = [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); };
+  std::sort(found.begin(), found.end(), by_bytes);
   if (found.empty()) {
     throw std::runtime_error(fmt::format(
         "{}: no text file in this folder (looked for {})", folder.string(), kSupported));
+  }
+  if (!others.empty()) {
+    spdlog::info("{}: {} files of other kinds are left out, like {} (read are {})",
+                 folder.string(),
+                 others.size(),
+                 std::min_element(others.begin(), others.end(), by_bytes)->string(),
+                 kSupported);
   }
   return found;
 }
@@ -69,8 +93,13 @@ std::vector<TextFile> find_text_files(const std::vector<std::string>& inputs) {
   std::vector<TextFile> files;
   std::set<fs::path> seen;
   const auto add = [&](const fs::path& path) {
+    std::error_code error;
+    const uintmax_t bytes = fs::file_size(path, error);
+    if (error) {  // a link to nothing, a pipe
+      throw std::runtime_error(fmt::format("cannot read {}: {}", path.string(), error.message()));
+    }
     if (seen.insert(fs::weakly_canonical(path)).second) {
-      files.push_back({path, fs::file_size(path), inner_extension(path) == ".jsonl"});
+      files.push_back({path, bytes, inner_extension(path) == ".jsonl"});
     }
   };
   for (const std::string& input : inputs) {

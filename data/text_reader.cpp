@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 
+#include "configs/json_text.h"
+#include "configs/progress.h"
 #include "configs/signals.h"
 #include "data/compressed_file.h"
 #include "data/tokenizer.h"
@@ -16,7 +19,6 @@ namespace basin {
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
-constexpr size_t kLargestDocument = size_t{1} << 31;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 void refuse_binary(const std::string& bytes, const std::string& name) {
@@ -30,22 +32,55 @@ void refuse_binary(const std::string& bytes, const std::string& name) {
   }
 }
 
-/// The value of `text_key` in one line of JSON.
-std::string text_of_line(const std::string& line,
-                         const std::string& name,
-                         const std::string& text_key) {
-  nlohmann::json object;
-  try {
-    object = nlohmann::json::parse(line);
-  } catch (const nlohmann::json::parse_error& error) {
-    const std::string_view what =
-        error.what();  // "[json.exception.parse_error.101] parse error at line 1, column 9: ..."
-    const size_t reason = what.find("column ");
-    throw std::runtime_error(
-        fmt::format("{}: not valid JSON: {}",
-                    name,
-                    reason == std::string_view::npos ? what : what.substr(reason)));
+/// The code unit of an escape such as \ud83d at `i`, or -1.
+int escaped_unit(std::string_view json, size_t i) {
+  if (json.size() - i < 6 || json.substr(i, 2) != "\\u") {
+    return -1;
   }
+  int unit = -1;
+  const char* const digits = json.data() + i + 2;
+  return std::from_chars(digits, digits + 4, unit, 16).ptr == digits + 4 ? unit : -1;
+}
+
+/// Half a character, as what cuts texts in UTF-16 leaves it, is no text, but no reason to give up
+/// either: U+FFFD for each. Returns how many there were.
+int64_t replace_lone_surrogates(std::string& json) {
+  int64_t replaced = 0;
+  for (size_t i = json.find('\\'); i < json.size(); i = json.find('\\', i)) {
+    const int unit = escaped_unit(json, i);
+    const bool high = unit >= 0xD800 && unit < 0xDC00;
+    const int next = high ? escaped_unit(json, i + 6) : -1;
+    if (next >= 0xDC00 && next < 0xE000) {
+      i += 12;
+    } else if (high || (unit >= 0xDC00 && unit < 0xE000)) {
+      json.replace(i + 2, 4, "fffd");
+      ++replaced;
+      i += 6;
+    } else {
+      i += 2;
+    }
+  }
+  return replaced;
+}
+
+/// Adds what had to be replaced to `replaced`.
+nlohmann::json parse_line(std::string& line, const std::string& name, int64_t& replaced) {
+  try {
+    return nlohmann::json::parse(line);
+  } catch (const nlohmann::json::exception& error) {
+    if (const int64_t surrogates = replace_lone_surrogates(line); surrogates > 0) {
+      replaced += surrogates;
+      return parse_line(line, name, replaced);
+    }
+    const std::string what = json_reason(error);  // "parse error at line 1, column 9: ..."
+    const size_t column = what.find("column ");
+    throw std::runtime_error(fmt::format(
+        "{}: not valid JSON: {}", name, what.substr(column == std::string::npos ? 0 : column)));
+  }
+}
+
+/// The value of `text_key` in an object.
+std::string text_of(nlohmann::json object, const std::string& name, const std::string& text_key) {
   if (!object.is_object()) {
     throw std::runtime_error(
         fmt::format("{}: a JSON {} where an object with the key \"{}\" is expected",
@@ -62,7 +97,7 @@ std::string text_of_line(const std::string& line,
     throw std::runtime_error(fmt::format("{}: no key \"{}\"; found: {} (choose with --text-key)",
                                          name,
                                          text_key,
-                                         fmt::join(keys, ", ")));
+                                         one_line(fmt::format("{}", fmt::join(keys, ", ")))));
   }
   if (!value->is_string()) {
     throw std::runtime_error(fmt::format("{}: the value of \"{}\" is a JSON {}, expected a string",
@@ -83,8 +118,8 @@ int64_t count(const std::string& text, std::string_view part) {
 
 }  // namespace
 
-TextReader::TextReader(std::vector<TextFile> files)
-    : files_(std::move(files)), buffer_(kBufferBytes, '\0') {}
+TextReader::TextReader(std::vector<TextFile> files, size_t largest_document)
+    : files_(std::move(files)), largest_document_(largest_document), buffer_(kBufferBytes, '\0') {}
 TextReader::~TextReader() = default;
 
 uint64_t TextReader::bytes_of_current() const {
@@ -92,9 +127,23 @@ uint64_t TextReader::bytes_of_current() const {
 }
 
 bool TextReader::fill() {
+  check_interrupt();
   begin_ = 0;
   end_ = current_->read(buffer_.data(), buffer_.size());
   return end_ > 0;
+}
+
+/// The buffered bytes from begin_ on, `count` of them, become part of the document `bytes`.
+void TextReader::take(size_t count, std::string& bytes) {
+  if (bytes.size() + count > largest_document_) {
+    throw std::runtime_error(
+        fmt::format("{}: more than {} of text in one document: cut it into files, or write it as .jsonl "
+                    "with a document a line",
+                    document_name(files_[index_], files_[index_].json_lines ? line_ + 1 : 0),
+                    format_bytes(static_cast<double>(largest_document_))));
+  }
+  bytes.append(buffer_, begin_, count);
+  begin_ += count;
 }
 
 /// The next line of the current file without its end; nothing when there is no more.
@@ -107,9 +156,9 @@ std::optional<std::string> TextReader::next_line() {
     const char* from = buffer_.data() + begin_;
     const auto* newline = static_cast<const char*>(std::memchr(from, '\n', end_ - begin_));
     const size_t length = newline == nullptr ? end_ - begin_ : newline - from;
-    line.append(from, length);
-    begin_ += length + (newline == nullptr ? 0 : 1);
+    take(length, line);
     if (newline != nullptr) {
+      ++begin_;
       break;
     }
   } while (fill());
@@ -141,14 +190,7 @@ std::optional<RawDocument> TextReader::next() {
     } else {
       RawDocument document{index_, 0, {}};
       while (fill()) {
-        check_interrupt();
-        document.bytes.append(buffer_, 0, end_);
-        if (document.bytes.size() > kLargestDocument) {
-          throw std::runtime_error(fmt::format(
-              "{}: more than 2 GiB of text in one document: cut it into files, or write "
-              "it as .jsonl with a document a line",
-              files_[index_].path.string()));
-        }
+        take(end_, document.bytes);
       }
       finish_file();
       return document;
@@ -178,7 +220,10 @@ TextDocument decode_document(RawDocument raw, const TextFile& file, const std::s
   if (raw.bytes.starts_with(kByteOrderMark)) {
     raw.bytes.erase(0, kByteOrderMark.size());
   }
-  document.text = file.json_lines ? text_of_line(raw.bytes, name, text_key) : std::move(raw.bytes);
+  document.text = file.json_lines ? text_of(parse_line(raw.bytes, name, document.replaced_sequences),
+                                            name,
+                                            text_key)
+                                  : std::move(raw.bytes);
   document.literal_u2581 = count(document.text, "\xE2\x96\x81");
   return document;
 }

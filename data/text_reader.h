@@ -35,7 +35,8 @@ struct RawDocument {
 
 class TextReader {
  public:
-  explicit TextReader(std::vector<TextFile> files);
+  /// `largest_document`, in bytes: what is longer is refused, before memory is.
+  explicit TextReader(std::vector<TextFile> files, size_t largest_document = 2'000'000'000);
   ~TextReader();
 
   /// The next document; nothing at the end. Blank lines of .jsonl are no documents.
@@ -49,10 +50,12 @@ class TextReader {
  private:
   uint64_t bytes_of_current() const;
   bool fill();
+  void take(size_t count, std::string& bytes);
   std::optional<std::string> next_line();
   void finish_file();
 
   std::vector<TextFile> files_;
+  size_t largest_document_;
   std::vector<std::string> hashes_;
   std::unique_ptr<CompressedFile> current_;
   size_t index_ = 0;  // of the current or next file
@@ -64,7 +67,7 @@ class TextReader {
 
 struct TextDocument {
   std::string text;                // valid UTF-8
-  int64_t replaced_sequences = 0;  // invalid ones, now U+FFFD
+  int64_t replaced_sequences = 0;  // invalid ones and halves of characters, now U+FFFD
   int64_t literal_u2581 = 0;       // come back as spaces from a SentencePiece tokenizer
 };
 

@@ -1,5 +1,6 @@
 #include "data/text_reader.h"
 
+#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -7,6 +8,7 @@
 #include <utility>
 
 #include "tests/data/data_fixture.h"
+#include "tests/support/logged.h"
 
 namespace basin {
 namespace {
@@ -160,6 +162,72 @@ TEST_F(TextReaderTest, NamesTheLineOfBadJson) {
   expect_contains(failure(folder_.write("d.jsonl", R"({"text": 5})")),
                   "d.jsonl:1: the value of \"text\" is a JSON number");
   EXPECT_EQ(read({folder_.write("e.jsonl", R"({"body": "b"})")}, "body")[0].second, "b");
+}
+
+TEST_F(TextReaderTest, ErrorsOfALineAreShortAndNameIt) {
+  const std::string good = R"({"text": "fine"})"
+                           "\n";
+  const std::string cut = failure(
+      folder_.write("a.jsonl", good + R"({"text": ")" + std::string(100'000, 'x') + "\n"));
+  expect_contains(cut, "a.jsonl:2: not valid JSON: column 100011: ");
+  EXPECT_LT(cut.size(), 500u);
+  const std::string huge = failure(folder_.write("b.jsonl", R"({"text": "x", "n": 1e999})"));
+  expect_contains(huge, "b.jsonl:1: not valid JSON: number overflow");
+}
+
+TEST_F(TextReaderTest, HalvesOfCharactersAreReplaced) {
+  const std::string path = folder_.write(
+      "a.jsonl",
+      R"({"text": "cut \ud83d\ud83d\ude00 \udE00 \\ud83d\n", "title": "\ud83d"})");
+  TextReader reader(find_text_files({path}));
+  const TextDocument document = decode_document(*reader.next(), reader.files()[0], "text");
+  EXPECT_EQ(document.text, "cut \uFFFD\U0001F600 \uFFFD \\ud83d\n");
+  EXPECT_EQ(document.replaced_sequences, 3);
+  expect_contains(failure(folder_.write("b.jsonl", R"({"text": "\ud83d" "x"})")),
+                  "b.jsonl:1: not valid JSON");
+}
+
+TEST_F(TextReaderTest, RefusesWhatIsTooLongForOneDocument) {
+  const auto problem = [](const std::string& path) {
+    return message_of<std::runtime_error>([&] {
+      TextReader reader(find_text_files({path}), 10);
+      while (reader.next()) {
+      }
+    });
+  };
+  expect_contains(problem(folder_.write("a.jsonl", "{\"a\": 1}\n[\"1234567890\"]\n")),
+                  "a.jsonl:2: more than 10 B of text in one document");
+  expect_contains(problem(folder_.write("a.txt", "12345678901")), "a.txt: more than 10 B");
+  TextReader reader(find_text_files({folder_.write("b.txt", "1234567890")}), 10);
+  EXPECT_EQ(reader.next()->bytes, "1234567890");
+}
+
+TEST_F(TextReaderTest, SaysWhatAFolderHoldsThatIsNotRead) {
+  for (const char* name : {"in/a.txt", "in/b.md", "in/sub/c.TXT", "in/.hidden", "other/d.txt"}) {
+    folder_.write(name, "text");
+  }
+  const std::string in = folder_ / "in";
+  std::filesystem::create_symlink(folder_ / "other", folder_ / "in/link");
+  size_t files = 0;
+  const std::string said = logged_by([&] { files = find_text_files({in}).size(); });
+  EXPECT_EQ(files, 1u);
+  expect_contains(said, in + ": 2 files of other kinds are left out, like " + in + "/b.md");
+  expect_contains(said, in + "/link is a link to a folder, which is not followed");
+  const auto problem = [&] {
+    return message_of<std::runtime_error>([&] { find_text_files({in}); });
+  };
+  std::filesystem::create_symlink("nothing", folder_ / "in/gone.txt");
+  EXPECT_EQ(problem(), "cannot read " + in + "/gone.txt: No such file or directory");
+  std::filesystem::remove(folder_ / "in/gone.txt");
+  std::filesystem::permissions(folder_.path(), std::filesystem::perms(0755));
+  std::filesystem::permissions(folder_ / "in/sub", std::filesystem::perms::none);
+  if (getuid() == 0) {  // whom nothing stops
+    ASSERT_EQ(seteuid(65534), 0);
+  }
+  const std::string closed = problem();
+  ASSERT_EQ(seteuid(getuid()), 0);
+  std::filesystem::permissions(folder_ / "in/sub", std::filesystem::perms::owner_all);
+  EXPECT_EQ(closed, "cannot read the folder " + in + "/sub: Permission denied");
 }
 
 TEST_F(TextReaderTest, RefusesTruncatedAndMislabelledFiles) {

@@ -1,6 +1,7 @@
 // Field numbers from sentencepiece_model.proto: ModelProto{1 pieces, 2 trainer_spec, 3
-// normalizer_spec}, SentencePiece{1 piece, 2 score, 3 type}, TrainerSpec{3 model_type},
-// NormalizerSpec{2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces}.
+// normalizer_spec}, SentencePiece{1 piece, 2 score, 3 type}, TrainerSpec{3 model_type, 24
+// treat_whitespace_as_suffix}, NormalizerSpec{2 precompiled_charsmap, 3 add_dummy_prefix, 4
+// remove_extra_whitespaces, 5 escape_whitespaces}.
 #include "data/sentencepiece_model.h"
 
 #include <cstring>
@@ -112,6 +113,8 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
     } else if (part.number == 2) {
       for (Message field(part.bytes); field.next();) {
         model.is_bpe = field.number == 3 ? field.value == kBpe : model.is_bpe;
+        model.whitespace_as_suffix =
+            field.number == 24 ? field.value != 0 : model.whitespace_as_suffix;
       }
     } else if (part.number == 3) {
       for (Message field(part.bytes); field.next();) {
@@ -124,6 +127,9 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
             break;
           case 4:
             model.remove_extra_whitespaces = field.value != 0;
+            break;
+          case 5:
+            model.escape_whitespaces = field.value != 0;
             break;
           default:
             break;

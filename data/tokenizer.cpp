@@ -1,6 +1,7 @@
 // BPE merges happen only where a piece of the vocabulary spans both sides. Where no piece can span
 // a cut, both sides encode on their own to the same ids as together; so a text falls into stretches
-// (mostly words), which SentencePiece encodes once and a cache remembers.
+// (mostly words), which SentencePiece encodes once and a cache remembers. A dummy prefix is put in
+// front of the text before it falls apart.
 #include "data/tokenizer.h"
 
 #include <fmt/format.h>
@@ -22,6 +23,17 @@ constexpr std::string_view kSpaceMark =
     "\xE2\x96\x81";                    // U+2581, SentencePiece's spelling of a space
 constexpr size_t kLongText = 1 << 16;  // bytes from which a cache pays for one text
 
+/// `text` as SentencePiece means it.
+std::string with_spaces(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const bool mark = text.compare(i, kSpaceMark.size(), kSpaceMark) == 0;
+    out += mark ? ' ' : text[i];
+    i += mark ? kSpaceMark.size() : 1;
+  }
+  return out;
+}
+
 /// Text of a piece as it appears in a document.
 std::string plain_text(const SentencePieceModel::Piece& piece) {
   if (piece.type == PieceType::kByte) {  // "<0x41>"
@@ -30,13 +42,7 @@ std::string plain_text(const SentencePieceModel::Piece& piece) {
   if (piece.type == PieceType::kControl || piece.type == PieceType::kUnknown) {
     return {};
   }
-  std::string text;
-  for (size_t i = 0; i < piece.text.size();) {
-    const bool mark = piece.text.compare(i, kSpaceMark.size(), kSpaceMark) == 0;
-    text += mark ? ' ' : piece.text[i];
-    i += mark ? kSpaceMark.size() : 1;
-  }
-  return text;
+  return with_spaces(piece.text);
 }
 
 bool is_json(std::string_view bytes) {
@@ -111,7 +117,20 @@ void Tokenizer::read_sentencepiece(const std::string& name) {
   hash_ = xxh3_hex(model_bytes_);
   bos_id_ = processor_->bos_id();
   eos_id_ = processor_->eos_id();
+  if (model_.add_dummy_prefix && model_.is_identity()) {
+    take_over_prefix();
+  }
   find_cuts();
+}
+
+void Tokenizer::take_over_prefix() {
+  // normalizer_spec {add_dummy_prefix: false}, which a protobuf reader merges into the one before
+  constexpr std::string_view kNone("\x1A\x02\x18\x00", 4);
+  auto plain = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  if (plain->LoadFromSerializedProto(model_bytes_ + std::string(kNone)).ok()) {
+    processor_ = std::move(plain);
+    puts_prefix_ = true;
+  }
 }
 
 void Tokenizer::read_json(const std::string& name) {
@@ -142,7 +161,8 @@ void Tokenizer::find_cuts() {
       std::count_if(model_.pieces.begin(), model_.pieces.end(), [](const auto& piece) {
         return piece.type == PieceType::kByte;
       });
-  separable_ = model_.is_bpe && model_.is_identity() && bytes == 256;
+  separable_ = model_.is_bpe && model_.is_identity() && bytes == 256 &&
+               model_.add_dummy_prefix == puts_prefix_;
   for (const std::string& text : texts_) {
     for (size_t i = 1; i < text.size(); ++i) {
       spanned_.set(byte_pair(text[i - 1], text[i]));
@@ -150,23 +170,31 @@ void Tokenizer::find_cuts() {
   }
 }
 
+std::string_view Tokenizer::with_prefix(std::string_view text, std::string& storage) const {
+  if (!puts_prefix_ || text.empty()) {
+    return text;
+  }
+  storage.reserve(text.size() + 1);
+  storage = ' ';
+  return storage += text;
+}
+
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<int32_t> ids;
   if (text.size() >= kLongText) {
     EncodeCache cache;
     encode(text, cache, ids);
+  } else if (json_) {
+    json_->encode(text, nullptr, ids);
   } else {
-    encode_whole(text, ids);
+    std::string storage;
+    encode_stretch(with_prefix(text, storage), ids);
   }
   return ids;
 }
 
-void Tokenizer::encode_whole(std::string_view text, std::vector<int32_t>& ids) const {
-  if (json_) {
-    json_->encode(text, nullptr, ids);
-    return;
-  }
-  if (const auto status = processor_->Encode(text, &ids); !status.ok()) {
+void Tokenizer::encode_stretch(std::string_view stretch, std::vector<int32_t>& ids) const {
+  if (const auto status = processor_->Encode(stretch, &ids); !status.ok()) {
     throw std::runtime_error("SentencePiece could not encode a text: " + status.ToString());
   }
 }
@@ -176,28 +204,33 @@ void Tokenizer::encode(std::string_view text, EncodeCache& cache, std::vector<in
     json_->encode(text, &cache, ids);
     return;
   }
+  std::string storage;
+  text = with_prefix(text, storage);
   std::vector<int32_t> fresh;
-  const auto encode_stretch = [&](std::string_view stretch) {
+  const auto append = [&](std::string_view stretch) {
     std::span<const int32_t> found = cache.find(stretch);
     if (found.empty()) {
-      encode_whole(stretch, fresh);
+      encode_stretch(stretch, fresh);
       cache.insert(stretch, fresh);
       found = fresh;
     }
     ids.insert(ids.end(), found.begin(), found.end());
   };
   // A literal U+2581 is a space to SentencePiece, which the pairs of bytes do not know.
-  const bool separable = separable_ && text.find(kSpaceMark) == std::string_view::npos;
+  if (separable_ && text.find(kSpaceMark) != std::string_view::npos) {
+    storage = with_spaces(text);
+    text = storage;
+  }
   size_t begin = 0;
-  for (size_t i = 1; i < text.size() && separable; ++i) {
+  for (size_t i = 1; i < text.size() && separable_; ++i) {
     if (!spanned_.test(byte_pair(text[i - 1], text[i])) && !is_continuation(text[i])) {
       check_interrupt();  // documents may be long
-      encode_stretch(text.substr(begin, i - begin));
+      append(text.substr(begin, i - begin));
       begin = i;
     }
   }
   if (begin < text.size()) {
-    encode_stretch(text.substr(begin));
+    append(text.substr(begin));
   }
 }
 

@@ -44,12 +44,16 @@ struct SentencePieceModel {
   bool is_bpe = false;
   bool has_character_map =
       false;  // rewrites characters (NFKC and the like) before it looks for pieces
-  bool add_dummy_prefix = true;  // puts a space in front of every text
+  bool add_dummy_prefix = true;  // puts a space in front of every text ...
+  bool whitespace_as_suffix = false;  // ... or behind it
   bool remove_extra_whitespaces = true;
+  bool escape_whitespaces = true;  // a space and U+2581 are the same
 
-  /// Text goes into pieces as it is, so that parts of a text can be encoded one by one.
+  /// Text goes into pieces as it is, or with a space in front, so that parts of a text can be encoded
+  /// one by one.
   bool is_identity() const {
-    return !has_character_map && !add_dummy_prefix && !remove_extra_whitespaces;
+    return !has_character_map && !remove_extra_whitespaces && escape_whitespaces &&
+           !(add_dummy_prefix && whitespace_as_suffix);
   }
 };
 
@@ -114,8 +118,10 @@ class Tokenizer {
   void read_json(const std::string& name);
   void read_settings(const std::filesystem::path& directory);
   int64_t id_of(const std::string& piece) const;
+  void take_over_prefix();
   void find_cuts();
-  void encode_whole(std::string_view text, std::vector<int32_t>& ids) const;
+  std::string_view with_prefix(std::string_view text, std::string& storage) const;
+  void encode_stretch(std::string_view stretch, std::vector<int32_t>& ids) const;
 
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
   std::unique_ptr<JsonTokenizer> json_;  // one of the two
@@ -124,6 +130,7 @@ class Tokenizer {
   std::string model_bytes_, hash_;
   int64_t bos_id_ = -1, eos_id_ = -1;
   std::vector<int32_t> prepended_, appended_;
+  bool puts_prefix_ = false;      // the dummy prefix, of which processor_ then knows nothing
   bool separable_ = false;        // a text may be encoded in stretches ...
   std::bitset<1 << 16> spanned_;  // ... cut between any two bytes (a, b), a * 256 + b, that no
                                   // piece holds side by side

@@ -89,16 +89,21 @@ std::vector<std::string> awkward_texts() {
   return texts;
 }
 
-std::vector<int32_t> sentencepiece_ids(const std::string& text) {
-  static const auto processor = [] {
-    auto made = std::make_unique<sentencepiece::SentencePieceProcessor>();
-    EXPECT_TRUE(made->LoadFromSerializedProto(trained_bytes()).ok());
-    return made;
-  }();
-  std::vector<int> ids;
-  EXPECT_TRUE(processor->Encode(text, &ids).ok());
-  return ids;
-}
+/// SentencePiece's own ids by the model `bytes`.
+class SentencePieceIds {
+ public:
+  explicit SentencePieceIds(const std::string& bytes) {
+    EXPECT_TRUE(processor_.LoadFromSerializedProto(bytes).ok());
+  }
+  std::vector<int32_t> operator()(const std::string& text) const {
+    std::vector<int> ids;
+    EXPECT_TRUE(processor_.Encode(text, &ids).ok());
+    return ids;
+  }
+
+ private:
+  sentencepiece::SentencePieceProcessor processor_;
+};
 
 TEST(Tokenizer, ReservedPiecesAndBytesComeFirst) {
   const Tokenizer& tokenizer = trained();
@@ -136,16 +141,30 @@ TEST(Tokenizer, LearnsWholeWords) {
 TEST(Tokenizer, GivesSentencePiecesIds) {
   ASSERT_EQ(trained().encode("    ").size(), 1)
       << "runs of spaces must be pieces for this test to bite";
-  EncodeCache cache;
-  for (const std::string& text : awkward_texts()) {
-    const std::vector<int32_t> expected = sentencepiece_ids(text);
-    ASSERT_EQ(trained().encode(text), expected) << text;
-    std::vector<int32_t> cached = {77};
-    trained().encode(text, cache, cached);
-    ASSERT_EQ(std::vector<int32_t>(cached.begin() + 1, cached.end()), expected) << text;
+  // The same model; with a space in front of every text, as Llama 2's; with one behind; and with
+  // spaces that are no U+2581.
+  const std::string prefix("\x1A\x02\x18\x01", 4), suffix("\x12\x03\xC0\x01\x01", 5),
+      apart("\x1A\x02\x28\x00", 4);
+  std::vector<int32_t> before;
+  for (const std::string& bytes :
+       {trained_bytes(),
+        trained_bytes() + prefix,
+        trained_bytes() + prefix + suffix,
+        trained_bytes() + apart}) {
+    const Tokenizer tokenizer = Tokenizer::from_bytes(bytes, "test");
+    const SentencePieceIds ids_of(bytes);
+    EncodeCache cache;
+    for (const std::string& text : awkward_texts()) {
+      const std::vector<int32_t> expected = ids_of(text);
+      ASSERT_EQ(tokenizer.encode(text), expected) << text;
+      std::vector<int32_t> cached = {77};
+      tokenizer.encode(text, cache, cached);
+      ASSERT_EQ(std::vector<int32_t>(cached.begin() + 1, cached.end()), expected) << text;
+    }
+    const std::string document = invented_text(3, 20'000);
+    EXPECT_EQ(tokenizer.encode(document), ids_of(document));
+    EXPECT_NE(ids_of("a b"), std::exchange(before, ids_of("a b"))) << "the models differ";
   }
-  const std::string document = invented_text(3, 20'000);
-  EXPECT_EQ(trained().encode(document), sentencepiece_ids(document));
 }
 
 TEST(Tokenizer, TextNeverBecomesAReservedId) {

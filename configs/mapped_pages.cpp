@@ -14,8 +14,11 @@ uintptr_t page_bytes() {
   return bytes;
 }
 
-void advise(uintptr_t begin, uintptr_t end, int advice) {
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+/// Of the bytes and, outwards, the rest of their pages.
+void advise(std::span<const std::byte> bytes, int advice) {
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()), end = first + bytes.size(),
+             begin = first / page_bytes() * page_bytes();
+  if (!bytes.empty()) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
 }
 
 }  // namespace
@@ -24,14 +27,15 @@ void fetch_pages(std::span<const std::byte> bytes) {
 #ifndef MADV_POPULATE_READ
   constexpr int MADV_POPULATE_READ = 22;  // Linux 5.14; older ones refuse it, and read on first use
 #endif
-  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
-  advise(begin / page_bytes() * page_bytes(), begin + bytes.size(), MADV_POPULATE_READ);
+  advise(bytes, MADV_POPULATE_READ);
+}
+
+void begin_to_fetch(std::span<const std::byte> bytes) {
+  advise(bytes, MADV_WILLNEED);
 }
 
 void drop_pages(std::span<const std::byte> bytes) {
-  // Outwards to whole pages: a neighbour's bytes on them come back when they are read.
-  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
-  advise(begin / page_bytes() * page_bytes(), begin + bytes.size(), MADV_DONTNEED);
+  advise(bytes, MADV_DONTNEED);  // a neighbour's bytes on these pages come back when they are read
 }
 
 }  // namespace basin

@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "configs/mapped_pages.h"
+
 namespace basin {
 namespace {
 
@@ -70,6 +72,13 @@ IndexedDataset::IndexedDataset(const std::filesystem::path& prefix)
     : name_(prefix.string()), bin_(open_part(prefix, ".bin")) {
   const MappedFile file = open_part(prefix, ".idx");
   index_ = read_dataset_index(name_, {file.data(), file.size_bytes()}, bin_.size_bytes());
+}
+
+void IndexedDataset::begin_to_fetch(int64_t begin, int64_t end) const {
+  if (index_.contiguous) {
+    basin::begin_to_fetch({bin_.data() + begin * index_.item_bytes,
+                           static_cast<size_t>((end - begin) * index_.item_bytes)});
+  }
 }
 
 void IndexedDataset::read(int64_t begin, std::span<int64_t> out) const {

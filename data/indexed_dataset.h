@@ -35,6 +35,8 @@ class IndexedDataset {
   std::pair<int64_t, int64_t> document(int64_t i) const {
     return {index_.document_offsets[i], index_.document_offsets[i + 1]};
   }
+  /// Begins to read tokens [begin, end) from disk, as far as it is known where they lie.
+  void begin_to_fetch(int64_t begin, int64_t end) const;
   /// Copies tokens [begin, begin + out.size()).
   void read(int64_t begin, std::span<int64_t> out) const;
   const std::string& name() const { return name_; }

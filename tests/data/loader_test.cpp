@@ -1,11 +1,15 @@
 #include "data/loader.h"
 
 #include <ATen/ATen.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <set>
 
+#include "configs/file_descriptor.h"
 #include "tests/data/data_fixture.h"
 
 namespace basin {
@@ -174,6 +178,29 @@ TEST_F(LoaderTest, MixturesWalkEachDatasetWhole) {
     }
   }
   EXPECT_EQ(loader.batch(0)[0][0].item<int64_t>() >= 1000, loader.sample_ids(0)[0].first == 1);
+}
+
+// Data larger than memory is read from disk for each sample: a few pages, not a megabyte.
+TEST_F(LoaderTest, ReadsLittleMoreThanTheSamplesFromDisk) {
+  constexpr int64_t kTokens = 4 << 20, kPageBytes = 4096;
+  const DatasetConfig dataset = counting("d", kTokens, 0);
+  const auto cached_bytes = [&](bool drop) {
+    const FileDescriptor file = open_file(dataset.path + ".bin", O_RDONLY);
+    if (drop) posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+    const size_t bytes = kTokens * sizeof(int32_t);
+    void* const map = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file.get(), 0);
+    std::vector<unsigned char> pages(bytes / kPageBytes);
+    EXPECT_EQ(mincore(map, bytes, pages.data()), 0);
+    munmap(map, bytes);
+    return kPageBytes * std::count_if(pages.begin(), pages.end(), [](auto page) { return page & 1; });
+  };
+  if (cached_bytes(true) > 0) GTEST_SKIP() << "files here stay in memory, there is no disk to read";
+  {
+    DataLoader loader(config({dataset}), {.global_batch = 16, .seed = 1});
+    for (int64_t k = 0; k < 4; ++k) loader.batch(k);
+  }
+  EXPECT_GT(cached_bytes(false), 0);
+  EXPECT_LE(cached_bytes(false), 5 * 16 * 2 * kPageBytes);  // four batches and one fetched ahead
 }
 
 TEST_F(LoaderTest, RefusesWhatCannotBeShared) {

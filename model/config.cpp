@@ -120,6 +120,10 @@ std::vector<std::string> RopeScaling::problems() const {
   if (rope_type == RopeType::kLlama3 && high_freq_factor <= low_freq_factor)
     found.push_back(fmt::format(
         "high_freq_factor {} must exceed low_freq_factor {}", high_freq_factor, low_freq_factor));
+  if (rope_type == RopeType::kDefault && factor != 1)
+    found.push_back(fmt::format(
+        "factor {} has no meaning for rope_type default: leave it out, or use linear or llama3",
+        factor));
   return found;
 }
 

@@ -86,6 +86,12 @@ TEST_F(RunConfigTest, RefusesWhatWouldNotDoWhatItSays) {
     EXPECT_THAT(said(std::string("rollback: {factor: ") + factor + "}"),
                 HasSubstr("would take ordinary steps for jumps"));
   EXPECT_EQ(said("rollback: {factor: 1.5}"), "no error");
+  EXPECT_THAT(message_of([&] {
+                config_from_text<RunConfig>(
+                    "data: {train: x}\nmodel:\n  rope_scaling: {factor: 8}\n", "bad.yaml");
+              }),
+              testing::StartsWith("bad.yaml:3: model.rope_scaling: factor 8 has no meaning for "
+                                  "rope_type default"));
 }
 
 TEST_F(RunConfigTest, ProblemsAreSaidWhereTheirKeyStands) {

@@ -270,7 +270,7 @@ std::string result_options(const PrepareOptions& options, const std::optional<To
                         {"text_key", options.text_key},
                         {"seed", options.seed},
                         {"sample_bytes", given ? 0 : options.sample_bytes}}
-      .dump();
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 /// Of a file, or the one that a model directory's software would use.
@@ -340,7 +340,8 @@ PrepareResult prepare(const PrepareOptions& options) {
   const Holdout holdout(options.holdout, files, options.seed);
   std::optional<Tokenizer> given = load_given(options);
   const std::string result = result_options(options, given);
-  if (const std::optional<Sidecar> old = find_up_to_date(options.prefix, result, files)) {
+  const std::optional<Sidecar> old = find_up_to_date(options.prefix, result, files);
+  if (old && (!given || given->eos_id() == old->eos_id)) {  // which may be said outside of the file
     return {*old, true};
   }
   refuse_to_replace(options);

@@ -226,9 +226,10 @@ TEST_F(PrepareTest, TakesATokenizerJson) {
     vocabulary[byte_characters()[byte]] = byte;
   }
   const nlohmann::json end = {{"id", 256}, {"content", "<|endoftext|>"}, {"special", true}},
+                       other = {{"id", 257}, {"content", "<|other|>"}, {"special", true}},
                        bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}},
                        model = {{"vocab", vocabulary}, {"merges", nlohmann::json::array()}};
-  const nlohmann::json tokenizer = {{"added_tokens", nlohmann::json::array({end})},
+  const nlohmann::json tokenizer = {{"added_tokens", nlohmann::json::array({end, other})},
                                     {"pre_tokenizer", bytes},
                                     {"decoder", {{"type", "ByteLevel"}}},
                                     {"post_processor", bytes},
@@ -245,6 +246,16 @@ TEST_F(PrepareTest, TakesATokenizerJson) {
   EXPECT_EQ(tokens.back(), 256);
   EXPECT_EQ(used.decode(std::vector<int32_t>(tokens.begin(), tokens.end())), texts_[0]);
   EXPECT_EQ(find_dataset_info(folder_ / "out/demo_train")->tokenizer_hash, used.hash());
+  folder_.write("foreign/tokenizer_config.json", R"({"eos_token": "<|other|>"})");
+  EXPECT_FALSE(prepare(options_).up_to_date) << "another token ends the documents";
+  EXPECT_EQ(all_tokens(IndexedDataset(folder_ / "out/demo_train")).back(), 257);
+  EXPECT_TRUE(prepare(options_).up_to_date);
+}
+
+TEST_F(PrepareTest, OptionsMayHoldBytesThatAreNoText) {
+  folder_.write("in/caf\xE9.txt", "text");
+  options_.holdout = {"caf\xE9"};
+  EXPECT_EQ(prepare(options_).sidecar.heldout->documents, 1);
 }
 
 TEST_F(PrepareTest, RefusesOptionsThatCannotBeMet) {

@@ -75,13 +75,11 @@ std::optional<Sidecar> read_sidecar(const fs::path& path) {
 
 Json Sidecar::to_json() const {
   Json list = Json::array();
-  std::string contents = options + tokenizer_hash;
   for (const Source& source : sources) {
     list.push_back({{"path", source.path},
                     {"bytes", source.bytes},
                     {"modified_ns", source.modified_ns},
                     {"xxh3", source.hash}});
-    contents += source.hash;
   }
   return {{"format", kFormat},
           {"tokenizer_hash", tokenizer_hash},
@@ -93,8 +91,7 @@ Json Sidecar::to_json() const {
           {"literal_u2581", literal_u2581},
           {"empty_documents", empty_documents},
           {"options", Json::parse(options)},
-          {"sources", list},
-          {"fingerprint", xxh3_hex(contents)}};  // equal fingerprints: the same tokens
+          {"sources", list}};
 }
 
 Sidecar Sidecar::from_json(const Json& json) {

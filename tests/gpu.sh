@@ -31,14 +31,21 @@ pack() {
 }
 
 # The steps go on after one that failed: a GPU's time is dear, and the rest is wanted as well.
-failed=
+failed= ran=
 step() {
   local name=$1; shift
   [[ $name =~ ${ONLY:-.} ]] || return 0
+  ran=yes
   printf '\n== %s\n' "$name"
   local status=0
   "$@" || status=$?
   [ $status -eq 0 ] || { failed="$failed, $name"; printf 'gpu: %s failed with %s\n' "$name" $status >&2; }
+}
+
+# A test that is skipped here has not found the GPU.
+models() {
+  "$@" | tee "$out/models.log" || return
+  ! grep -F '[  SKIPPED ]' "$out/models.log" >&2
 }
 
 # Trains, is stopped by the clock, goes on from its checkpoint for a quarter of the time.
@@ -64,7 +71,7 @@ run() {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || fail "no NVIDIA GPU here (nvidia-smi does not answer)"
   local bench="set -o pipefail; $BASIN bench" pythia="configs/pythia-160m.yaml --device cuda --dtype bfloat16"
   step "kernels" "$programs/basin_gpu_kernels_tests" --gtest_brief=1
-  step "models" "$programs/basin_gpu_tests" --gtest_brief=1
+  step "models" models "$programs/basin_gpu_tests"
   step "decode" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --json | tee $out/decode.json"
   step "decode, 8 streams" bash -c "$bench decode $pythia --cache 1024 --tokens 512 --streams 8 --no-peaks --json | tee $out/decode-8.json"
   step "stream" bash -c "$bench stream $pythia --cache 1024 --tokens 4194304 --repetitions 2 --warmup 1 --json | tee $out/stream.json"
@@ -77,6 +84,7 @@ run() {
     printf '\n== llama-60m left out: DATA names no prepared text\n'
   fi
   step "training against torch.compile" "$python" tests/bench/compare.py --out "$out" train-gpu-neox train-gpu-llama
+  [ -n "$ran" ] || fail "ONLY='$ONLY' matches no step"
   [ -z "$failed" ] || { printf 'gpu: failed%s\n' "$failed" >&2; exit 1; }
 }
 

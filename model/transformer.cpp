@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "model/alibi.h"
+#include "model/flash_attention.h"
 #include "model/parameters.h"
 #include "model/rope.h"
 
@@ -122,7 +123,11 @@ LayerAttention Transformer::causal_attention(int64_t positions) const {
   if (config_.uses_alibi() && (!alibi_.table.defined() || alibi_.table.size(1) < positions)) alibi_ = make_alibi(config_, positions, device());
   ops::Alibi alibi = alibi_;
   if (alibi.table.defined()) alibi.table = alibi.table.narrow(1, 0, positions);
-  return [this, rotary, alibi](int64_t layer, const at::Tensor& qkv) { return ops::attention(qkv, head_shape(), rotary, sink_logit(layer), alibi); };
+  const bool trains = at::GradMode::is_enabled();   // asked here: blocks that will be repeated attend without it at first (model/recompute.h)
+  return [this, rotary, alibi, trains](int64_t layer, const at::Tensor& qkv) {
+    const ops::ShapeRepeats scope(trains);
+    return ops::attention(qkv, head_shape(), rotary, sink_logit(layer), alibi);
+  };
 }
 
 at::Tensor Transformer::with_sinks(const at::Tensor& ids) const {

@@ -1,5 +1,6 @@
 // The loss: linear layer and cross-entropy, a chunk of rows at a time.
 #include <algorithm>
+#include <limits>
 
 #include "model/gemm.h"
 #include "model/op_functions.h"
@@ -46,16 +47,21 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
                             bool with_gradient) {
     const at::Tensor hidden = hidden_in.contiguous(), targets = targets_in.contiguous();
     const int64_t N = hidden.size(0), V = weight.size(0),
-                  chunk = loss_chunk_rows(N, V, hidden.is_cuda());
+                  chunk = loss_chunk_rows(N, V, hidden.is_cuda()),
+                  columns = logit_columns(V, hidden.is_cuda());
+    const at::Tensor head =
+        columns == V ? weight : at::constant_pad_nd(weight, {0, 0, 0, columns - V});
     at::Tensor nll = at::empty({N}, hidden.options().dtype(sums_in(hidden)));
     at::Tensor dhidden, dweight;
     if (with_gradient) dhidden = at::empty_like(hidden);
-    at::Tensor buffer = at::empty({chunk, V}, hidden.options());
+    at::Tensor buffer = at::empty({chunk, columns}, hidden.options());
     for (int64_t begin = 0; begin < N; begin += chunk) {
       const int64_t rows = std::min(chunk, N - begin);
       const at::Tensor x = hidden.narrow(0, begin, rows);
       at::Tensor logits = buffer.narrow(0, 0, rows), nll_of_rows = nll.narrow(0, begin, rows);
-      gemm_out(logits, x, weight.t());
+      gemm_out(logits, x, head.t());
+      if (columns > V)  // never predicted, and without gradient
+        logits.narrow(1, V, columns - V).fill_(-std::numeric_limits<double>::infinity());
       if (!with_gradient) {
         nll_of_rows.copy_(token_cross_entropy(logits, targets.narrow(0, begin, rows)));
         continue;
@@ -63,8 +69,8 @@ struct FusedLinearCrossEntropy : Function<FusedLinearCrossEntropy> {
       cross_entropy_in_place(
           logits, targets.narrow(0, begin, rows), 1.0 / static_cast<double>(N), nll_of_rows);
       at::Tensor dx = dhidden.narrow(0, begin, rows);
-      gemm_out(dx, logits, weight);
-      const at::Tensor dw = gemm(logits.t(), x);
+      gemm_out(dx, logits, head);
+      const at::Tensor dw = gemm(logits.t(), x).narrow(0, 0, V);
       if (rows == N) {
         dweight = dw;
       } else if (begin == 0) {

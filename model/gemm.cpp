@@ -25,6 +25,11 @@ bool takes_gemm(const at::Tensor& x) {
   return takes_cpu_kernel(x) && x.scalar_type() == at::kBFloat16 && kernels::has_gemm();
 }
 
+int64_t logit_columns(int64_t V, bool on_gpu) {
+  constexpr int64_t kPack = 8;
+  return on_gpu ? (V + kPack - 1) / kPack * kPack : V;
+}
+
 int64_t gemm_workspace_bytes(int64_t M, int64_t N, int64_t K) {
   if (!kernels::has_gemm() || std::min(M, N) < kLeastRows) return 0;
   return kernels::gemm_workspace(M, N, K) * static_cast<int64_t>(sizeof(float));

@@ -19,6 +19,10 @@ void gemm_out(at::Tensor& out,
 /// alive.
 bool takes_gemm(const at::Tensor& x);
 
+/// Columns of logits over a vocabulary of V: on a GPU filled up to whole 16 bytes, without which its
+/// products and the loss take several times as long.
+int64_t logit_columns(int64_t V, bool on_gpu);
+
 /// Bytes of memory that a product of bf16 on this CPU wants while it runs.
 int64_t gemm_workspace_bytes(int64_t M, int64_t N, int64_t K);
 

@@ -165,11 +165,13 @@ class Pass {
   int64_t loss() {
     ledger_.begin("the loss");
     const int64_t V = config_.vocab_size, D = config_.hidden_size,
-                  rows = ops::loss_chunk_rows(N_, V, shape_.cuda), logits = matrix(rows, V);
+                  rows = ops::loss_chunk_rows(N_, V, shape_.cuda),
+                  columns = ops::logit_columns(V, shape_.cuda), logits = matrix(rows, columns);
     const bool copies = config_.sink.tokens() > 0 && shape_.micro_batch > 1;  // sinks cut off
     if (copies) ledger_.take(N_ * D * element_);
     ledger_.take(N_ * (8 + 4));       // targets, losses
     ledger_.take(N_ * D * element_);  // gradient of the hidden states
+    if (columns > V) ledger_.take(matrix(columns, D));  // the head, filled up
     ledger_.take(logits);
     multiply(rows, V, D);
     multiply(rows, D, V);
@@ -182,6 +184,7 @@ class Pass {
       ledger_.touch(matrix(V, D));
     }
     ledger_.give(logits);
+    if (columns > V) ledger_.give(matrix(columns, D));
     ledger_.give(N_ * (8 + 4));
     if (copies) ledger_.give(N_ * D * element_);
     ledger_.give(hidden_);  // the final norm's output

@@ -72,6 +72,16 @@ TEST(PassMemory, TheLogitsOfABatchNeverExist) {
   EXPECT_EQ(pass_memory(shape(ModelType::kLlama, 2), pass).logits, cpu_block_bytes(1024 * V * 4));
 }
 
+TEST(PassMemory, AGpuFillsUpRowsOfLogitsAndForThatCopiesTheHead) {
+  const PassShape pass{.micro_batch = 8, .sequence_length = 2048, .bf16 = true, .cuda = true};
+  ModelConfig odd = shape(ModelType::kLlama, 2), even = odd;
+  odd.vocab_size = 50257, even.vocab_size = 50264;
+  const PassMemory of_odd = pass_memory(odd, pass), of_even = pass_memory(even, pass);
+  EXPECT_EQ(of_odd.logits, of_even.logits);
+  EXPECT_EQ(of_odd.peak_at, "the loss");
+  EXPECT_NEAR(of_odd.peak - of_even.peak, 2 * 50264 * D, 2 * 3 * 7 * D + 2048);
+}
+
 TEST(PassMemory, EveryPassGivesBackWhatItTook) {
   for (const ModelType type :
        {ModelType::kLlama, ModelType::kGptNeox, ModelType::kMpt, ModelType::kFalcon})

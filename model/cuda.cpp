@@ -23,7 +23,8 @@ Cuda load() {
     return cuda;
   }
   if (!at::globalContext().hasCUDA() || at::detail::getCUDAHooks().deviceCount() == 0) {
-    cuda.obstacle = "no CUDA device is visible";
+    cuda.obstacle =
+        "no CUDA device is visible: nvidia-smi must list one, with a driver for CUDA 13 (580 or newer)";
     return cuda;
   }
   void* library = dlopen("libbasin_cuda.so", RTLD_NOW | RTLD_LOCAL);  // beside the program

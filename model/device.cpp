@@ -17,10 +17,19 @@
 
 namespace basin {
 
+namespace {
+
+/// Whether it is worth a try: loading LibTorch's CUDA part takes seconds.
+bool has_nvidia_driver() {
+  return std::filesystem::exists("/dev/nvidiactl") ||
+         std::filesystem::exists("/usr/lib/wsl/lib/libcuda.so.1");  // WSL 2, where Windows has it
+}
+
+}  // namespace
+
 at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t local_rank) {
   if (kind == DeviceKind::kCpu) return at::kCPU;
-  const bool has_driver = std::filesystem::exists("/dev/nvidiactl");
-  if (kind == DeviceKind::kAuto && !has_driver) return at::kCPU;
+  if (kind == DeviceKind::kAuto && !has_nvidia_driver()) return at::kCPU;
   if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
     if (kind == DeviceKind::kCuda)
       throw std::runtime_error(fmt::format("{} is cuda, but {}", asked_by, obstacle));

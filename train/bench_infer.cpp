@@ -167,6 +167,11 @@ std::unique_ptr<GreedyDecoding> greedy_decoding(const Transformer& model,
   for (KvCache& cache : streams) caches.push_back(&cache);
   if (CudaDecoder::supports(model))
     return std::make_unique<CudaGreedyDecoding>(model, std::move(caches), weights);
+  if (model.device().is_cuda())
+    throw std::invalid_argument(
+        "bench decode: no decoder for this model on this GPU (ALiBi, heads of more than 256, rows too "
+        "long for its shared memory, or no CUDA kernels): generate takes plain ops there; measure "
+        "with --device cpu");
   return std::make_unique<CpuGreedyDecoding>(model, std::move(caches), weights);
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -29,6 +30,15 @@ std::string elastic_error(const std::string& message) {
       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+/// LibTorch's message without its advice for programmers.
+std::string out_of_memory(std::string message) {
+  message.resize(std::min(message.find(" If reserved but"), message.size()));
+  return message +
+         (message.ends_with('.') ? "" : ".") +
+         " Of a training run 'basin plan CONFIG' says what it needs and what to turn: "
+         "train.micro_batch, train.recompute_activations";
+}
+
 }  // namespace
 
 Failure describe_failure(std::exception_ptr exception) {
@@ -40,6 +50,8 @@ Failure describe_failure(std::exception_ptr exception) {
     return {error.what(), 130};
   } catch (const CommError& error) {
     return {error.what(), 1, /*secondary=*/true};
+  } catch (const c10::OutOfMemoryError& error) {
+    return {out_of_memory(error.what_without_backtrace()), 1};
   } catch (const c10::Error& error) {
     return {error.what_without_backtrace(), 1};
   } catch (const std::invalid_argument& error) {

@@ -3,11 +3,14 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
+#include "model/kernels/cuda/decode_greedy.h"
 #include "model/rope.h"
 
 namespace basin {
@@ -16,6 +19,13 @@ namespace {
 constexpr int64_t kOutput = 1024;  // tokens of a stream that the device keeps before they are read
 constexpr int64_t kStateWords = sizeof(kernels::DecodeState) / sizeof(int64_t);
 static_assert(sizeof(kernels::DecodeState) % sizeof(int64_t) == 0);
+
+void require_finite(const at::Tensor& tokens) {
+  const auto begin = tokens.const_data_ptr<int64_t>(), end = begin + tokens.numel();
+  if (std::find(begin, end, kernels::kNotFinite) != end)
+    throw std::runtime_error(
+        "the model's logits are not finite: its weights are damaged or its arithmetic overflows");
+}
 
 kernels::WeightType type_of(const at::Tensor& x) {
   return x.scalar_type() == at::kFloat ? kernels::WeightType::kF32 : kernels::WeightType::kBf16;
@@ -94,6 +104,8 @@ void CudaDecoder::make_room() {
   logits_ = floats(c.vocab_size);
   states_ = at::zeros({N, kStateWords}, on_device.dtype(at::kLong));
   output_ = at::zeros({N, kOutput}, on_device.dtype(at::kLong));
+  host_output_ = at::zeros({N * kOutput}, at::TensorOptions(at::kLong).pinned_memory(records_));
+  if (records_) copied_.emplace(at::kCUDA);
 
   embedding_.half = half;
   if (half > 0)
@@ -278,6 +290,8 @@ void CudaDecoder::upload(std::span<const int64_t> ids) {
                  .values = cache.values(0)};
   }
   states_.copy_(at::from_blob(states.data(), states_.sizes(), at::kLong));
+  output_begin_ = 0;
+  is_ahead_ = false;
 }
 
 // Whether the device is where the caches are, with these tokens next: nothing to upload.
@@ -316,24 +330,36 @@ const at::Tensor& CudaDecoder::step(std::span<const int64_t> ids) {
   return logits_;
 }
 
+// The tokens of the last `count` steps. The step after them is launched before anybody waits, so that
+// the device need not: it knows the next token. Should the stream go on with another one, nothing
+// has happened: the new key lies in a slot that no other token looks into, for a cache of R recent
+// tokens has R + 1.
+at::Tensor CudaDecoder::take_output(int64_t count) {
+  const int64_t until_end = std::min(count, kOutput - output_begin_);
+  at::Tensor part = output_.narrow(1, output_begin_, until_end);
+  if (until_end < count) part = at::cat({part, output_.narrow(1, 0, count - until_end)}, 1);
+  const at::Tensor host = host_output_.narrow(0, 0, part.numel()).view(part.sizes());
+  host.copy_(part.contiguous(), /*non_blocking=*/true);
+  if (copied_) copied_->record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(part.device()));
+  output_begin_ = (output_begin_ + count) % kOutput;
+  replay(greedy_graph_, End::kGreedy);
+  is_ahead_ = true;
+  if (copied_) copied_->synchronize();
+  return host.clone();
+}
+
 at::Tensor CudaDecoder::greedy(std::span<const int64_t> ids, int64_t steps) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> parts;
   std::vector<int64_t> next(ids.begin(), ids.end());
   for (int64_t done = 0; done < steps;) {
     const int64_t count = std::min(kOutput, steps - done);
-    if (!stands_at(next)) {
-      upload(next);
-      output_begin_ = 0;
-    }
-    for (int64_t i = 0; i < count; ++i) replay(greedy_graph_, End::kGreedy);
+    if (!stands_at(next)) upload(next);
+    for (int64_t i = is_ahead_ ? 1 : 0; i < count; ++i) replay(greedy_graph_, End::kGreedy);
     for (KvCache* cache : caches_) cache->advance(count);
-    const int64_t until_end = std::min(count, kOutput - output_begin_);
-    at::Tensor part = output_.narrow(1, output_begin_, until_end);
-    if (until_end < count) part = at::cat({part, output_.narrow(1, 0, count - until_end)}, 1);
-    parts.push_back(part.cpu());
-    output_begin_ = (output_begin_ + count) % kOutput;
     on_device_.clear();
+    parts.push_back(take_output(count));
+    require_finite(parts.back());
     for (size_t n = 0; n < next.size(); ++n) {
       next[n] = parts.back()[static_cast<int64_t>(n)][count - 1].item<int64_t>();
       on_device_.emplace_back(caches_[n]->position(), next[n]);

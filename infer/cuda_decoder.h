@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 #include <cstdint>
 #include <optional>
@@ -38,7 +39,8 @@ class CudaDecoder {
   /// device, valid until the next call.
   const at::Tensor& step(std::span<const int64_t> ids);
   /// The same, `steps` times, each likeliest next token being fed in turn: int64 (N, steps) on the
-  /// CPU, what followed each token that was fed.
+  /// CPU, what followed each token that was fed. Throws std::runtime_error when the largest logit is
+  /// not finite.
   at::Tensor greedy(std::span<const int64_t> ids, int64_t steps);
 
   int64_t weight_bytes() const { return weight_bytes_; }  // that a step reads
@@ -64,6 +66,7 @@ class CudaDecoder {
   void launch_layers(const kernels::DecodeBatch& batch);
   void launch(End end);
   void replay(std::optional<CudaGraph>& graph, End end);
+  at::Tensor take_output(int64_t count);
 
   const Transformer& model_;
   std::vector<KvCache*> caches_;
@@ -81,7 +84,10 @@ class CudaDecoder {
   at::Tensor states_;  // int64 (N, words of a DecodeState), on the device
   at::Tensor h_, angles_, qkv_, attended_, activated_, logits_;  // fp32 (N, ..)
   at::Tensor output_;         // int64 (N, kOutput), round and round
-  int64_t output_begin_ = 0;  // where the next token goes
+  int64_t output_begin_ = 0;  // where the next token that is read lies
+  at::Tensor host_output_;    // int64 (N * kOutput), pinned
+  std::optional<c10::Event> copied_;  // the output, to the host; not in tests
+  bool is_ahead_ = false;             // the step behind on_device_ has been launched
   at::Tensor attention_scratch_, greedy_scratch_;
   std::vector<std::pair<int64_t, int64_t>> on_device_;  // position and next token, as states_ has
   std::optional<CudaGraph> logits_graph_, greedy_graph_;

@@ -139,8 +139,31 @@ TEST(CudaDecoder, GreedyFeedsTheLikeliest) {
     }
   }
   EXPECT_EQ(streams.caches[0].position(), streams.expected[0].position());
+  // A step more has been launched than was asked for: other tokens that come now do not see it.
+  const at::NoGradGuard no_grad;
+  for (size_t n = 0; n < 2; ++n)
+    for (const int64_t count : {1, 7}) {
+      const at::Tensor chunk = random_tokens(model.config(), count, 5).unsqueeze(0);
+      const at::Tensor seen = model.decode(chunk, streams.caches[n].attention()),
+                       want = model.decode(chunk, streams.expected[n].attention());
+      EXPECT_LT((seen - want).abs().max().item<double>(), 1e-4) << n << ", " << count << " tokens";
+    }
   const int64_t outside[] = {0, 61};
   EXPECT_THROW(decoder.step(outside), c10::Error);
+}
+
+TEST(CudaDecoder, GreedyRefusesLogitsThatAreNotFinite) {
+  const at::NoGradGuard no_grad;
+  for (const double bad : {NAN, INFINITY}) {
+    const Transformer model =
+        random_model(tiny_config(ModelType::kLlama, SinkKind::kToken), at::kFloat, 2);
+    model.parameter("head.weight")[5][0] = bad;
+    model.parameter("head.weight")[6][0] = -bad;
+    Streams streams(model, {{1, 20}});
+    CudaDecoder decoder(model, Streams::pointers(streams.caches), DecodeWeights::kModel, &kEmulated);
+    const int64_t first[] = {7};
+    EXPECT_THROW(decoder.greedy(first, 3), std::runtime_error) << bad;
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "model/kernels/cuda/decode.h"
+#include "model/kernels/cuda/decode_greedy.h"
 #include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {
@@ -53,7 +54,7 @@ TYPED_TEST(CudaDecodeBegin, LooksUpTheTokenAndTurnsByThePosition) {
 
 TEST(CudaDecodeGreedy, TakesTheLargestLogitAndOfEqualsTheLowestId) {
   for (const int64_t V : {1, 5, 1000, 40000}) {
-    const int64_t N = 4;
+    const int64_t N = 6;
     auto logits = random_array<float>(N * V, 1);
     const auto set = [&](int64_t n, int64_t id, float value) { logits[n * V + id] = value; };
     for (const int64_t id : {V / 3, V / 2, V - 1}) set(0, id, 9);
@@ -63,23 +64,27 @@ TEST(CudaDecodeGreedy, TakesTheLargestLogitAndOfEqualsTheLowestId) {
       set(3, id, -3 - std::abs(logits[3 * V + id]));
     }
     set(3, V - 1, -2.5f);
-    const std::vector<int64_t> want = {V / 3, V / 2, 0, V - 1};
+    set(4, V / 2, -NAN);
+    set(5, V / 2, INFINITY);
+    const std::vector<int64_t> want = {V / 3, V / 2, 0, V - 1, V / 2, V / 2},
+                               want_output = {V / 3, V / 2, kNotFinite, V - 1, kNotFinite, kNotFinite};
 
     std::vector<DecodeState> states(static_cast<size_t>(N));
     for (int64_t n = 0; n < N; ++n) {
       states[n].start = 10 * n;
       states[n].position = 10 * n + 1;
     }
-    std::vector<int64_t> output(static_cast<size_t>(3 * N), -1);
+    constexpr int64_t kUntouched = -7;
+    std::vector<int64_t> output(static_cast<size_t>(3 * N), kUntouched);
     std::vector<int64_t> scratch(static_cast<size_t>(decode_greedy_scratch(N) / 8 + 1));
     for (int64_t step = 1; step < 5; ++step) {  // the output wraps; the scratch serves again
       decode_greedy({N, states.data()}, {V, logits.data(), 3, output.data(), scratch.data()});
       for (int64_t n = 0; n < N; ++n) {
         EXPECT_EQ(states[n].token, want[n]) << V << ", stream " << n;
         EXPECT_EQ(states[n].position, 10 * n + 1 + step);
-        EXPECT_EQ(output[3 * n + step % 3], want[n]);
-        output[3 * n + step % 3] = -1;
-        EXPECT_EQ(std::count(output.begin(), output.begin() + 3 * (n + 1), -1), 3 * (n + 1));
+        EXPECT_EQ(output[3 * n + step % 3], want_output[n]);
+        output[3 * n + step % 3] = kUntouched;
+        EXPECT_EQ(std::count(output.begin(), output.begin() + 3 * (n + 1), kUntouched), 3 * (n + 1));
       }
     }
   }

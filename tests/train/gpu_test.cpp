@@ -77,7 +77,9 @@ TEST_F(Gpu, LossAndGradientOfAllFamiliesAndSinks) {
     for (const SinkKind kind :
          {SinkKind::kNone, SinkKind::kToken, SinkKind::kZero, SinkKind::kLogit}) {
       SCOPED_TRACE(testing::Message() << enum_name(type) << ' ' << enum_name(kind));
-      const Transformer weights = random_model(gpu_config(type, kind), at::kBFloat16);
+      ModelConfig config = gpu_config(type, kind);
+      if (kind == SinkKind::kZero) config.vocab_size = 317;  // rows of logits that are filled up
+      const Transformer weights = random_model(config, at::kBFloat16);
       const at::Tensor samples = random_tokens(weights.config(), 6 * 65).view({6, 65});
       Transformer exact = on_device(weights, at::kDouble, at::kCPU),
                   fused = on_device(weights, at::kBFloat16, device_),
@@ -189,7 +191,7 @@ TEST_F(Gpu, DecodingInOneLaunchIsTheCpusDecoding) {
   };
   for (const ModelConfig& config : {shape(ModelType::kGptNeox, 4, 0, 1024, true, SinkKind::kToken), shape(ModelType::kGptNeox, 12, 0, 3072, false, SinkKind::kToken),
                                     shape(ModelType::kLlama, 4, 2, 712, false, SinkKind::kLogit), shape(ModelType::kLlama, 12, 4, 2048, false, SinkKind::kToken)})
-    for (const CacheShape& cache_shape : {CacheShape{1, 20}, CacheShape{4, 300}}) {
+    for (const CacheShape& cache_shape : {CacheShape{1, 20}, CacheShape{4, 300}, CacheShape{1, 450}}) {
       const Transformer model = random_model(config, at::kBFloat16);
       const Transformer gpu = on_device(model, at::kBFloat16, device_);
       KvCache cache(model, cache_shape), gpu_cache(gpu, cache_shape);
@@ -204,6 +206,35 @@ TEST_F(Gpu, DecodingInOneLaunchIsTheCpusDecoding) {
         ASSERT_LT(relative(got, want), 2e-2) << "token " << i << ", heads " << config.num_attention_heads;
       }
     }
+}
+
+// Token by token, which is a step ahead of its reader, and with other tokens in between.
+TEST_F(Gpu, GreedyDecodingIsWhatStepsPick) {
+  const at::NoGradGuard no_grad;
+  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox}) {
+    const Transformer gpu = on_device(
+        random_model(gpu_config(type, SinkKind::kToken), at::kFloat), at::kFloat, device_);
+    KvCache ahead(gpu, {1, 20}), behind(gpu, {1, 20});
+    CudaDecoder greedy(gpu, {&ahead}), steps(gpu, {&behind});
+    int64_t id = 7;
+    for (int64_t i = 0; i < 60; ++i) {
+      if (i % 17 == 16) id = 6 + i;
+      const int64_t picked = steps.step({&id, 1}).argmax().item<int64_t>();
+      ASSERT_EQ(greedy.greedy({&id, 1}, 1).item<int64_t>(), picked) << "token " << i;
+      id = picked;
+    }
+  }
+}
+
+TEST_F(Gpu, GreedyDecodingRefusesLogitsThatAreNotFinite) {
+  const at::NoGradGuard no_grad;
+  Transformer gpu = on_device(
+      random_model(gpu_config(ModelType::kLlama, SinkKind::kToken), at::kFloat), at::kFloat, device_);
+  gpu.parameter("head.weight").fill_(NAN);
+  KvCache cache(gpu, {1, 20});
+  CudaDecoder decoder(gpu, {&cache});
+  const int64_t id = 7;
+  EXPECT_THROW(decoder.greedy({&id, 1}, 1), std::runtime_error);
 }
 
 }  // namespace

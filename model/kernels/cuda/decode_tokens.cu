@@ -1,6 +1,7 @@
 // Both ends of a decoding step: the token's row of the embedding and the rotary angles of its
 // position, and the choice of the next token.
 #include "model/kernels/cuda/decode.h"
+#include "model/kernels/cuda/decode_greedy.h"
 #include "model/kernels/cuda/decode_launch.cuh"
 
 namespace basin::kernels {
@@ -42,16 +43,22 @@ __global__ void begin_kernel(const DecodeState* states,
 
 constexpr int kGreedyBlocks = 32;  // at most, for each stream; a warp compares their results
 
-// Larger for a larger logit, and of equal logits (0 and -0 too) for a lower id. Never 0.
+// Larger for a larger logit, and of equal logits (0 and -0 too) for a lower id; largest for a NaN.
+// Never 0.
 __device__ uint64_t rank(float logit, int64_t id) {
+  const bool is_nan = logit != logit;
   logit += 0.0f;
   uint32_t bits;
   memcpy(&bits, &logit, sizeof bits);
-  bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  bits = is_nan ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return static_cast<uint64_t>(bits) << 32 | ~static_cast<uint32_t>(id);
 }
 __device__ int64_t id_of(uint64_t rank) {
   return ~static_cast<uint32_t>(rank);
+}
+__device__ bool is_finite(uint64_t rank) {  // its logit lies between -infinity's and infinity's
+  const auto bits = static_cast<uint32_t>(rank >> 32);
+  return bits > 0x007FFFFFu && bits < 0xFF800000u;
 }
 
 __device__ uint64_t warp_largest(uint64_t x) {
@@ -67,8 +74,10 @@ struct GreedyScratch {
   uint64_t best[kGreedyBlocks];  // of each block
 };
 
-__device__ void choose(DecodeState& state, int64_t token, int64_t* output, int64_t capacity) {
-  if (capacity > 0) output[(state.position - state.start) % capacity] = token;
+__device__ void choose(DecodeState& state, uint64_t best, int64_t* output, int64_t capacity) {
+  const int64_t token = id_of(best);
+  if (capacity > 0)
+    output[(state.position - state.start) % capacity] = is_finite(best) ? token : int64_t{kNotFinite};
   state.token = token;
   state.position += 1;
 }
@@ -96,7 +105,7 @@ __global__ void greedy_kernel(DecodeState* states, const DecodeGreedy greedy) {
   best = warp_largest(lane < static_cast<int>(gridDim.x) ? bests[lane] : 0);
   if (lane == 0)
     choose(states[blockIdx.y],
-           id_of(best),
+           best,
            greedy.output + blockIdx.y * greedy.capacity,
            greedy.capacity);
 }

@@ -57,7 +57,7 @@ for argument in "$@"; do
     --clients) with_clients=yes; apt_packages+=(python3-venv) ;;
     --compare) with_clients=yes with_compare=yes; apt_packages+=(python3-venv) ;;
     --cuda) with_cuda=yes ;;
-    --tests) with_tests=yes; [ "$(id -u)" -ne 0 ] || apt_packages+=("${test_packages[@]}") ;;
+    --tests) with_tests=yes ;;
     *) printf 'setup: error: takes --tests, --cuda, --clients, --compare or nothing, got: %s\n' "$argument" >&2; exit 2 ;;
   esac
 done
@@ -65,11 +65,19 @@ started=$SECONDS
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
-install_packages() {
+# missing_packages PACKAGE...: those that are not installed, in one line
+missing_packages() {
   local missing=() p
-  for p in "${apt_packages[@]}"; do
+  for p in "$@"; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
   done
+  printf '%s' "${missing[*]}"
+}
+
+# install_packages PACKAGE...
+install_packages() {
+  local missing
+  read -ra missing <<<"$(missing_packages "$@")"
   [ ${#missing[@]} -eq 0 ] && return 0
   command -v apt-get >/dev/null || fail "needs Debian or Ubuntu (no apt-get here); install: ${missing[*]}"
   if [ "$(id -u)" -ne 0 ]; then
@@ -77,16 +85,23 @@ install_packages() {
   fi
   say "installing ${#missing[@]} Debian packages: ${missing[*]}"
   local log; log=$(mktemp)
-  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"; } >"$log" 2>&1 \
     || { tail -n 5 "$log" >&2; fail "apt-get failed (no network, or no package mirror?); its last lines are above, the whole log is $log"; }
   rm -f "$log"
 }
 
-# libFuzzer and the sanitizers of the clang that there is, where they are a package of their own.
-install_clang_runtime() {
-  local version; version=$(clang -dumpversion 2>/dev/null) || return 0
-  apt_packages=("libclang-rt-${version%%.*}-dev")
-  ! apt-cache show "${apt_packages[@]}" >/dev/null 2>&1 || install_packages
+# What some tests are skipped without. libFuzzer and clang's sanitizers are a package of their own in some releases.
+install_test_packages() {
+  local missing version runtime
+  if [ "$(id -u)" -ne 0 ]; then
+    missing=$(missing_packages "${test_packages[@]}")
+    [ -z "$missing" ] || say "some tests will be skipped without these packages; as root run: apt-get install -y --no-install-recommends $missing"
+    return 0
+  fi
+  install_packages "${test_packages[@]}"
+  version=$(clang -dumpversion 2>/dev/null) || return 0
+  runtime=libclang-rt-${version%%.*}-dev
+  ! apt-cache show "$runtime" >/dev/null 2>&1 || install_packages "$runtime"
 }
 
 # Downloads one pinned wheel into .deps/downloads and checks it before anything reads it.
@@ -148,7 +163,7 @@ install_venv() {
   [ "$(cat "$venv/.complete" 2>/dev/null)" = "$*" ] && return 0
   say "installing $* into $venv: $size"
   rm -rf "$venv"
-  python3 -m venv "$venv" || fail "python3 -m venv failed: install python3-venv"
+  python3 -m venv "$venv" || fail "python3 -m venv failed; as root run: apt-get install -y --no-install-recommends python3-venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || fail "pip failed: its message is above"
   printf '%s\n' "$*" >"$venv/.complete"
 }
@@ -159,7 +174,7 @@ install_clients_4() {
   [ "$(cat "$venv/.complete" 2>/dev/null)" = "${clients_4[*]}" ] && return 0
   say "installing ${clients_4[*]} into $venv: 120 MB"
   rm -rf "$venv"
-  python3 -m venv "$venv" || fail "python3 -m venv failed: install python3-venv"
+  python3 -m venv "$venv" || fail "python3 -m venv failed; as root run: apt-get install -y --no-install-recommends python3-venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: "${clients_4[@]}" || fail "pip failed: its message is above"
   .deps/clients/bin/python -c "$print_folder" >"$("$venv/bin/python" -c "$print_folder")/clients.pth"
   printf '%s\n' "${clients_4[*]}" >"$venv/.complete"
@@ -184,10 +199,15 @@ install_llama_cpp() {
 }
 
 [ "$(uname -m)" = x86_64 ] || fail "LibTorch is pinned for x86_64; this machine is $(uname -m)"
-install_packages
+if mkdir -p .deps 2>/dev/null && { exec {lock}>.deps/.lock; } 2>/dev/null; then   # the tests' and the demo's set-up may meet here
+  flock -n "$lock" || { say "waiting for another one of these"; flock "$lock"; }
+fi
+install_packages "${apt_packages[@]}"
+cmake_version=$(cmake --version | sed -n '1s/.* //p')
+printf '3.25\n%s\n' "$cmake_version" | sort -CV || fail "needs CMake 3.25 or newer, as Debian 12 and Ubuntu 24.04 have it; this is $cmake_version"
 install_libtorch
 [ -z "$with_cuda" ] || install_cuda
-[ -z "$with_tests" ] || [ "$(id -u)" -ne 0 ] || install_clang_runtime
+[ -z "$with_tests" ] || install_test_packages
 [ -z "$with_tests" ] || install_venv .deps/tests '180 MB' "${test_clients[@]}"
 [ -z "$with_clients" ] || install_venv .deps/clients 'some minutes, 5 GB' "${clients[@]}"
 [ -z "$with_clients" ] || install_clients_4

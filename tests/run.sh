@@ -15,8 +15,11 @@ step "dependencies"
 bash configs/setup.sh --tests $clients
 step "build"
 mkdir -p build
+exec {lock}>build/.lock   # train/demo.sh beside this builds, too
+flock "$lock"
 cmake -S . -B build -G Ninja ${CI:+-DBASIN_WERROR=ON} >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
-ninja -C build -j "${JOBS:-2}"
+ninja -C build -j "${JOBS:-$(nproc)}"
+exec {lock}>&-
 step "tests"
 tests_started=$SECONDS
 status=0

@@ -13,9 +13,14 @@ step() {
 }
 
 configure_and_build() {
+  local lock status=0
   mkdir -p build
+  exec {lock}>build/.lock   # another script beside this builds, too
+  flock "$lock"
   cmake -S . -B build -G Ninja >build/configure.log 2>&1 || { cat build/configure.log >&2; return 1; }
-  ninja -C build -j "$(nproc)" basin >&2
+  ninja -C build -j "$(nproc)" basin >&2 || status=$?
+  exec {lock}>&-
+  return $status
 }
 
 install_and_build() {

@@ -7,5 +7,6 @@ if [ ! -f "$clients/.complete" ]; then
   exit 77
 fi
 script=$1; shift
-export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error PYTHONDONTWRITEBYTECODE=1
+export no_proxy=127.0.0.1,localhost${no_proxy:+,$no_proxy}   # where llama.cpp's server is asked
+export OMP_NUM_THREADS=1 PYTHONUTF8=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error PYTHONDONTWRITEBYTECODE=1
 exec "$clients/bin/python" "$here/$script" "$@"

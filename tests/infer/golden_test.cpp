@@ -1,15 +1,20 @@
 // The trained pair of tests/golden: a sink and a vanilla model of configs/sink-effect.yaml. They
 // must stream as they did on the day that they were trained, and what the README says of them must
 // follow from that table. Text: an address that neither was trained on.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "configs/files.h"
 #include "infer/attention_maps.h"
+#include "infer/decoder.h"
 #include "infer/evaluate.h"
+#include "infer/kv_cache.h"
+#include "tests/support/kernel_checks.h"
 
 namespace basin {
 namespace {
@@ -57,6 +62,37 @@ INSTANTIATE_TEST_SUITE_P(SinkEffect,
                          [](const auto& parameter) {
                            return std::string(parameter.param).substr(12);
                          });
+
+// Evaluation in parallel and token by token: what is read on one machine is read alike on another.
+TEST(Golden, EveryInstructionSetGivesTheSameNumbers) {
+  for (const auto& [dtype, tolerance] : {std::pair("float32", 1e-4), {"bfloat16", 0.02}}) {
+    std::vector<double> first;
+    kernels::for_each_instruction_set([&, dtype = dtype, tolerance = tolerance] {
+      SCOPED_TRACE(dtype);
+      const LoadedModel model = open_model(kGolden / "sink-effect-sink", dtype);
+      DocumentSource source = address();
+      source.max_tokens = 1000;
+      const auto documents = read_documents(source, model);
+      EvaluateConfig config;
+      config.cache = model.default_cache();
+      std::vector<double> now;
+      for (const EvaluationRow& row : evaluate(model, documents, config).rows)
+        now.push_back(row.nll);
+      Decoder decoder(*model.model);
+      KvCache cache(*model.model, {1, 126});
+      KvCache* caches[] = {&cache};
+      for (int64_t i = 0; i < 300; ++i) {
+        const int64_t id = i == 0 ? 1 : documents[0].tokens[i - 1].item<int64_t>();
+        const std::span<const float> logits = decoder.step({&id, 1}, caches);
+        now.push_back(*std::ranges::max_element(logits));
+      }
+      if (first.empty()) first = now;
+      ASSERT_EQ(now.size(), 4u + 300);
+      for (size_t i = 0; i < now.size(); ++i)
+        EXPECT_NEAR(now[i], first[i], (i < 4 ? 1 : 10) * tolerance) << i;
+    });
+  }
+}
 
 TEST(Golden, OneSinkSlotDoesTheWorkOfFourAndNoneDoesNot) {
   const LoadedModel model = open_model(kGolden / "sink-effect-sink", "float32");

@@ -20,7 +20,7 @@ struct Buffers {
 };
 
 AdamWStep step_at(double t) {
-  AdamWStep s{3e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.25f, 0, 0};
+  AdamWStep s{3e-3f, 0.9f, 0.95f, 1e-2f, 0.1f, 0.25f, 0, 0};  // an eps that shows
   s.correction1 = static_cast<float>(1 - std::pow(s.beta1, t));
   s.correction2 = static_cast<float>(1 - std::pow(s.beta2, t));
   return s;

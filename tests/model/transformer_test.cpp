@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "tests/model/random_transformer.h"
+#include "tests/support/kernel_checks.h"
 
 namespace basin {
 namespace {
@@ -37,21 +38,34 @@ TEST(Transformer, GradientsAreExactForEveryFamilyAndSink) {
   }
 }
 
-TEST(Transformer, FusedTrainingStepEqualsReference) {
+// The loss; the gradients stay with the model.
+double step(Transformer& model, const at::Tensor& batch) {
+  const at::Tensor loss = model.loss(batch);
+  torch::autograd::backward({loss}, {});
+  return loss.item<double>();
+}
+
+TEST(Transformer, FusedTrainingStepEqualsReferenceOnEveryInstructionSet) {
   for (ModelConfig config : all_kinds()) {
     config.head_dim = 12;   // no multiple of a vector
-    Transformer fused = random_model(config, at::kFloat, 0.2), plain = random_model(config, at::kFloat, 0.2);
+    Transformer plain = random_model(config, at::kFloat, 0.2);
     const at::Tensor batch = samples(3, 40, config.vocab_size);
-    const at::Tensor loss = fused.loss(batch);
-    torch::autograd::backward({loss}, {});
-    const ops::ReferenceGuard guard;
-    const at::Tensor expected = plain.loss(batch);
-    torch::autograd::backward({expected}, {});
-    EXPECT_NEAR(loss.item<double>(), expected.item<double>(), 1e-5) << describe(config);
-    for (size_t i = 0; i < fused.parameters().size(); ++i) {
-      const at::Tensor a = fused.parameters()[i].tensor.grad(), b = plain.parameters()[i].tensor.grad();
-      EXPECT_LT((a - b).norm().item<double>(), 2e-5 * (1e-2 + b.norm().item<double>())) << describe(config) << " " << fused.parameters()[i].name;
-    }
+    const double expected = [&] {
+      const ops::ReferenceGuard guard;
+      return step(plain, batch);
+    }();
+    kernels::for_each_instruction_set([&] {
+      for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+        SCOPED_TRACE(testing::Message() << describe(config) << " " << dtype);
+        const double tolerance = dtype == at::kFloat ? 1e-5 : 2e-2;
+        Transformer fused = random_model(config, dtype, 0.2);
+        EXPECT_NEAR(step(fused, batch), expected, tolerance);
+        for (size_t i = 0; i < fused.parameters().size(); ++i) {
+          const at::Tensor a = fused.parameters()[i].tensor.grad(), b = plain.parameters()[i].tensor.grad();
+          EXPECT_LT((a - b).norm().item<double>(), 2 * tolerance * (1e-2 + b.norm().item<double>())) << fused.parameters()[i].name;
+        }
+      }
+    });
   }
 }
 
@@ -65,6 +79,26 @@ TEST(Transformer, TheSinkIsAnOrdinaryRowInFrontOfTheSample) {
   const at::Tensor logits = model.logits(model.hidden_states(inputs, model.causal_attention(11)));
   const at::Tensor expected = at::cross_entropy_loss(logits.narrow(1, 2, 9).reshape({18, -1}), batch.narrow(1, 1, 9).reshape({18}));
   EXPECT_NEAR(model.loss(batch).item<double>(), expected.item<double>(), 1e-12);
+}
+
+// Settings that change no parameter, so that nothing else would show when one is not read.
+TEST(Transformer, WhatIsSetCounts) {
+  using Change = void (*)(ModelConfig&);
+  for (const ModelType type : {ModelType::kLlama, ModelType::kGptNeox}) {
+    ModelConfig base = tiny(type, SinkKind::kToken);
+    base.hidden_size = 32;   // two frequencies and more
+    const at::Tensor batch = samples(2, 20, base.vocab_size);
+    const auto loss = [&](const ModelConfig& config) { return random_model(config, at::kDouble).loss(batch).item<double>(); };
+    const double before = loss(base);
+    for (const Change change : {Change([](ModelConfig& c) { c.norm_eps = 1e-3; }), Change([](ModelConfig& c) { c.rope_theta = 100; }),
+                                Change([](ModelConfig& c) { c.partial_rotary_factor = c.model_type == ModelType::kLlama ? 0.5 : 1; }),
+                                Change([](ModelConfig& c) { c.rope_scaling = {.rope_type = RopeType::kLinear, .factor = 4}; }),
+                                Change([](ModelConfig& c) { c.sink.token_ids = {5}; })}) {
+      ModelConfig changed = base;
+      change(changed);
+      EXPECT_GT(std::abs(loss(changed) - before), 1e-6) << describe(base);
+    }
+  }
 }
 
 TEST(Transformer, VanillaAndSinkModelsHaveTheSameParameters) {

@@ -48,7 +48,9 @@ void compare_with_naive(at::ScalarType dtype) {
   const at::Tensor master =
       at::randn(model.flat().sizes(), at::TensorOptions().dtype(at::kFloat)) * 0.1;
   if (dtype == at::kFloat) at::Tensor(model.flat()).copy_(master);
-  const OptimizerConfig config{.lr = 1e-2, .weight_decay = 0.3};
+  // Others than the defaults, and an eps that shows beside moments of the gradient's size.
+  const OptimizerConfig config{
+      .lr = 1e-2, .betas = {0.8, 0.97}, .eps = 1e-2, .weight_decay = 0.3};
   Optimizer optimizer(model, dtype == at::kFloat ? model.flat() : master.clone(), config);
   NaiveAdamW naive{
       to_doubles(master), std::vector<double>(master.numel()), std::vector<double>(master.numel())};

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "model/device.h"
+#include "tests/train/gpu_obstacle.h"
 #include "tests/train/program_runs.h"
 #include "train/run_directory.h"
 #include "train/trainer.h"
@@ -13,7 +14,7 @@ class GpuRanksTest : public RunsTest {
  protected:
   void SetUp() override {
     // The same code on CPUs: distributed_test.cpp. What is left needs a device.
-    if (!std::filesystem::exists("/dev/nvidiactl")) GTEST_SKIP() << "no NVIDIA driver here";
+    if (const std::string obstacle = gpu_obstacle(); !obstacle.empty()) GTEST_SKIP() << obstacle;
     RunsTest::SetUp();
   }
   RunConfig config(const std::string& run) const {

@@ -13,6 +13,7 @@
 #include "model/cuda.h"
 #include "model/device.h"
 #include "tests/infer/tiny_model.h"
+#include "tests/train/gpu_obstacle.h"
 #include "train/forward_backward.h"
 #include "train/gradient_buckets.h"
 #include "train/optimizer.h"
@@ -23,7 +24,7 @@ namespace {
 class Gpu : public testing::Test {
  protected:
   void SetUp() override {
-    if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) GTEST_SKIP() << obstacle;
+    if (const std::string obstacle = gpu_obstacle(); !obstacle.empty()) GTEST_SKIP() << obstacle;
     ASSERT_EQ(cuda_kernels_obstacle(), "");
     device_ = choose_device(DeviceKind::kCuda, "the test");
   }

@@ -12,6 +12,7 @@
 #include "data/tokenizer.h"
 #include "infer/utf8.h"
 #include "tests/data/data_fixture.h"
+#include "tests/support/clients.h"
 
 namespace basin {
 namespace {
@@ -66,13 +67,15 @@ std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids
 class TokenizersPackage : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::string python = BASIN_SOURCE_DIR "/.deps/clients/bin/python";
-    if (!fs::exists(python))
+    const std::string python = python_of("clients");
+    if (python.empty())
       GTEST_SKIP() << "no tokenizers package: 'bash configs/setup.sh --clients' installs it";
-    const std::string command = "OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false '" + python +
-                                "' '" BASIN_SOURCE_DIR "/tests/data/make_tokenizers.py' '" +
-                                (folder_ / "made").string() + "' " + GetParam() + " >'" +
-                                (folder_ / "log").string() + "' 2>&1";
+    const std::string command =
+        "OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false " +
+        script_line(python,
+                    "data/make_tokenizers.py",
+                    "'" + (folder_ / "made").string() + "' " + GetParam() + " >'" +
+                        (folder_ / "log").string() + "' 2>&1");
     ASSERT_EQ(std::system(command.c_str()), 0) << read_file(folder_ / "log");
     path_ = folder_ / "made" / GetParam();
     tokenizer_.emplace(Tokenizer::load(path_ / "tokenizer.json"));

@@ -7,6 +7,7 @@
 #include "configs/scratch_folder.h"
 #include "model/safetensors.h"
 #include "model/weight_files.h"
+#include "tests/support/clients.h"
 
 namespace basin {
 namespace {
@@ -24,14 +25,13 @@ std::string refusal(const fs::path& directory) {
 }
 
 TEST(TorchFileClient, ReadsWhatTorchLoadReads) {
-  const std::string python = BASIN_SOURCE_DIR "/.deps/clients/bin/python";
+  const std::string python = python_of("clients");
   // tests/run.sh --clients installs it.
-  if (!fs::exists(python))
+  if (python.empty())
     GTEST_SKIP() << "no PyTorch: 'bash configs/setup.sh --clients' installs it";
   const ScratchFolder directory;
   const fs::path root = directory.path() / "files";
-  ASSERT_EQ(std::system((python + " " BASIN_SOURCE_DIR "/tests/model/write_torch_files.py '" +
-                         root.string() + "'")
+  ASSERT_EQ(std::system(script_line(python, "model/write_torch_files.py", "'" + root.string() + "'")
                             .c_str()),
             0);
   for (const auto& [name, tensors] : {std::pair("single", 30u),

@@ -75,7 +75,7 @@ class DurabilityTest : public TrainTest {
   int train(const RunConfig& config, const std::string& environment) const {
     write_file(root_ / "run.yaml", to_yaml(config));
     const std::string line = "BASIN_THREADS=1 timeout 60 env " + environment +
-                             " " BASIN_PROGRAM " train '" + (root_ / "run.yaml").string() + "' >'" +
+                             " '" BASIN_PROGRAM "' train '" + (root_ / "run.yaml").string() + "' >'" +
                              (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'";
     const int status = std::system(line.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

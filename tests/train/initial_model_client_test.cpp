@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/data/data_fixture.h"
+#include "tests/support/clients.h"
 #include "tests/train/program_runs.h"
 
 namespace basin {
@@ -10,12 +11,15 @@ namespace {
 
 class InitFromClientTest : public RunsTest {
  protected:
+  void SetUp() override {
+    RunsTest::SetUp();
+    if (python_of("clients").empty())
+      GTEST_SKIP() << "no transformers: 'bash configs/setup.sh --clients' installs it";
+  }
   int python(const std::string& arguments) {
-    return shell(fmt::format(
-        "{0}/.deps/clients/bin/python {0}/tests/client/init_from.py {1} >'{2}/out' 2>'{2}/err'",
-        BASIN_SOURCE_DIR,
-        arguments,
-        root_.string()));
+    return shell(fmt::format("{0} >'{1}/out' 2>'{1}/err'",
+                             script_line(python_of("clients"), "client/init_from.py", arguments),
+                             root_.string()));
   }
   int basin(const std::string& arguments) {
     return shell(
@@ -44,8 +48,6 @@ class InitFromClientTest : public RunsTest {
 };
 
 TEST_F(InitFromClientTest, GoesOnWithAModelOfTransformersAndGivesItASink) {
-  if (!std::filesystem::exists(BASIN_SOURCE_DIR "/.deps/clients/bin/python"))
-    GTEST_SKIP() << "no transformers: 'bash configs/setup.sh --clients' installs it";
   const std::string root = root_.string();
   ASSERT_EQ(python(fmt::format("write {}/theirs {}", root, kTestVocabulary)), 0) << error_text();
   ASSERT_EQ(train_from("still", 0, 1), 0) << error_text();  // no rate, so nothing moves
@@ -58,8 +60,6 @@ TEST_F(InitFromClientTest, GoesOnWithAModelOfTransformersAndGivesItASink) {
 }
 
 TEST_F(InitFromClientTest, ATokenizerJsonGoesAlongAndPutsTheSinkInFront) {
-  if (!std::filesystem::exists(BASIN_SOURCE_DIR "/.deps/clients/bin/python"))
-    GTEST_SKIP() << "no transformers: 'bash configs/setup.sh --clients' installs it";
   const std::string root = root_.string();
   write_file(root_ / "text.txt", invented_text(3, 6000));
   constexpr int64_t kPieces = 384, kRows = 400;  // so the sink takes a row that no piece has

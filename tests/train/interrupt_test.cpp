@@ -73,7 +73,7 @@ TEST_F(InterruptTest, WhileTheTokenizerTrains) {
 
 TEST_F(InterruptTest, WhileTextIsEncoded) {
   folder_.write("small/a.txt", invented_text(2, 20000));
-  ASSERT_EQ(std::system((BASIN_PROGRAM " prepare --vocab-size 384 --input " +
+  ASSERT_EQ(std::system(("'" BASIN_PROGRAM "' prepare --vocab-size 384 --input " +
                          (folder_ / "small").string() + " --out " + (folder_ / "small/t").string() +
                          " >/dev/null 2>&1")
                             .c_str()),

@@ -68,9 +68,10 @@ TEST_F(LaunchTest, BadCommandLinesExitWith2) {
 
 // Whatever a step frees waits for the next one (model/cpu_allocator.h).
 TEST_F(LaunchTest, ASteadyStepAsksTheSystemForNoMemory) {
-  ASSERT_EQ(shell(BASIN_PROGRAM " bench train '" BASIN_SOURCE_DIR
-                                "/configs/demo.yaml' --set model.vocab_size=2048 --steps 3 "
-                                "--warmup 6 --repetitions 1 --no-peaks --json >'" +
+  ASSERT_EQ(shell(program() +
+                  " bench train '" BASIN_SOURCE_DIR
+                  "/configs/demo.yaml' --set model.vocab_size=2048 --steps 3 "
+                  "--warmup 6 --repetitions 1 --no-peaks --json >'" +
                   (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'"),
             0)
       << error_text();

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "data/tokenizer.h"
+#include "tests/support/clients.h"
 #include "tests/train/program_runs.h"
 
 namespace basin {
@@ -15,15 +16,13 @@ class MegatronTest : public RunsTest {
  protected:
   void SetUp() override {
     RunsTest::SetUp();
-    for (const char* venv : {"/.deps/tests", "/.deps/clients"})
-      if (const std::string python = BASIN_SOURCE_DIR + std::string(venv) + "/bin/python";
-          std::filesystem::exists(python))
-        python_ = python;
+    python_ = python_of("tests");
+    if (python_.empty()) python_ = python_of("clients");
     if (python_.empty()) GTEST_SKIP() << "no numpy: 'bash configs/setup.sh --tests' installs it";
   }
   /// Exit status of megatron.py; what it prints goes to `root_ / "out"`.
   int megatron(const std::string& arguments) {
-    return shell(python_ + " " BASIN_SOURCE_DIR "/tests/data/megatron.py " + arguments + " >'" +
+    return shell(script_line(python_, "data/megatron.py", arguments) + " >'" +
                  (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'");
   }
   nlohmann::json read_elsewhere(const std::string& name) {
@@ -89,8 +88,8 @@ TEST_F(MegatronTest, ReadsWhatPrepareWrites) {
     write_file(root_ / "text" / (std::to_string(i) + ".txt"), texts[i]);
   }
   ASSERT_EQ(shell(program() + " prepare --input '" + (root_ / "text").string() + "' --out '" +
-                  (root_ / "corpus").string() + "' --tokenizer " + model.string() +
-                  " --holdout 2.txt >'" + (root_ / "out").string() + "' 2>'" +
+                  (root_ / "corpus").string() + "' --tokenizer '" + model.string() +
+                  "' --holdout 2.txt >'" + (root_ / "out").string() + "' 2>'" +
                   (root_ / "err").string() + "'"),
             0)
       << error_text();

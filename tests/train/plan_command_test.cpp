@@ -18,7 +18,7 @@ class PlanCommandTest : public testing::Test {
  protected:
   /// Exit status of `basin plan` of a file of configs/.
   int plan(const std::string& arguments) {
-    const std::string line = BASIN_PROGRAM " plan " BASIN_SOURCE_DIR "/configs/" + arguments +
+    const std::string line = "'" BASIN_PROGRAM "' plan '" BASIN_SOURCE_DIR "/configs/'" + arguments +
                              " >'" + (directory_.path() / "out").string() + "' 2>'" +
                              (directory_.path() / "err").string() + "'";
     const int status = std::system(line.c_str());

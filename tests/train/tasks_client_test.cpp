@@ -1,6 +1,7 @@
 // lm-eval scores tasks on checkpoints as `evaluate --tasks` does.
 #include <gtest/gtest.h>
 
+#include "tests/support/clients.h"
 #include "tests/train/program_runs.h"
 
 namespace basin {
@@ -9,10 +10,10 @@ namespace {
 class ZeroShotTest : public RunsTest {};
 
 TEST_F(ZeroShotTest, LmEvalFindsTheSameNumbers) {
-  const std::string python = BASIN_SOURCE_DIR "/.deps/clients/bin/python";
-  if (!std::filesystem::exists(python))
+  const std::string python = python_of("clients");
+  if (python.empty())
     GTEST_SKIP() << "no lm-eval: 'bash configs/setup.sh --clients' installs it";
-  EXPECT_EQ(shell(python + " " BASIN_SOURCE_DIR "/tests/client/zero_shot.py " + program() + " >'" +
+  EXPECT_EQ(shell(script_line(python, "client/zero_shot.py", program()) + " >'" +
                   (root_ / "out").string() + "' 2>'" + (root_ / "err").string() + "'"),
             0)
       << read_file(root_ / "out") << error_text();

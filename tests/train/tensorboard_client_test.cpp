@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "tests/support/clients.h"
 #include "tests/train/program_runs.h"
 
 namespace basin {
@@ -11,9 +12,9 @@ namespace {
 class TensorboardTest : public RunsTest {};
 
 TEST_F(TensorboardTest, ReadsEveryRowOfTwoSessions) {
-  const std::string python = BASIN_SOURCE_DIR "/.deps/tests/bin/python";
+  const std::string python = python_of("tests");
   // tests/run.sh installs it; a plain ctest may not have.
-  if (!std::filesystem::exists(python))
+  if (python.empty())
     GTEST_SKIP() << "no TensorBoard: 'bash configs/setup.sh --tests' installs it";
   RunConfig config = tiny_config("run");
   config.train.schedule = {.kind = ScheduleKind::kConstant};
@@ -22,10 +23,10 @@ TEST_F(TensorboardTest, ReadsEveryRowOfTwoSessions) {
     config.train.steps = steps;
     ASSERT_EQ(train(config, ""), 0) << error_text();
   }
-  ASSERT_EQ(shell(python + " " BASIN_SOURCE_DIR "/tests/train/read_events.py '" +
-                  (root_ / "run").string() + "' >'" + (root_ / "events").string() + "' 2>'" +
-                  (root_ / "err").string() + "'"),
-            0)
+  ASSERT_EQ(
+      shell(script_line(python, "train/read_events.py", "'" + (root_ / "run").string() + "'") +
+            " >'" + (root_ / "events").string() + "' 2>'" + (root_ / "err").string() + "'"),
+      0)
       << error_text();
   std::map<std::string, std::map<int64_t, double>> read;  // tag, step
   std::istringstream lines(read_file(root_ / "events"));

@@ -14,8 +14,8 @@ class UnheardTest : public RunsTest {
   /// Runs `basin train` with what `end` puts behind it, in bash.
   int run(const RunConfig& config, const std::string& end) {
     write_file(root_ / "run.yaml", to_yaml(config));
-    return shell("bash -c \"'" + program() + "' train '" + (root_ / "run.yaml").string() + "' " +
-                 end + "\"");
+    return shell("bash -c \"" + program() + " train '" + (root_ / "run.yaml").string() + "' " + end +
+                 "\"");
   }
   void expect_whole(const std::string& name) const {
     EXPECT_EQ(rows(name).size(), 50u) << name;

@@ -1,9 +1,7 @@
 #include "train/comm.h"
 
 #include <ATen/ATen.h>
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,27 +10,16 @@
 #include <memory>
 #include <vector>
 
+#include "tests/support/loopback_port.h"
 #include "train/two_level_comm.h"
 
 namespace basin {
 namespace {
 
-uint16_t free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  close(fd);
-  return ntohs(address.sin_port);
-}
-
 /// Runs `body(rank, port)` as every rank, a process each: c10d's flight recorder is not made for
 /// several ranks in one. Each rank's expectations have to hold.
 void as_processes(int64_t size, const std::function<void(int64_t rank, uint16_t port)>& body) {
-  const uint16_t port = free_port();
+  const uint16_t port = unused_port();
   std::vector<pid_t> children;
   for (int64_t rank = 0; rank < size; ++rank) {
     if (const pid_t child = fork(); child != 0) {

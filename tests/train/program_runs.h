@@ -4,8 +4,6 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
-#include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -22,10 +20,11 @@ class RunsTest : public TrainTest {
             const std::string& environment = "") {
     return shell(command(config, arguments, environment));
   }
-  /// Where the tests have been carried to another machine, the environment says where it is.
+  /// For the shell. Where the tests have been carried to another machine, the environment says where
+  /// it is.
   static std::string program() {
     const char* carried = std::getenv("BASIN_PROGRAM");
-    return carried ? carried : BASIN_PROGRAM;
+    return "'" + std::string(carried ? carried : BASIN_PROGRAM) + "'";
   }
   std::string command(const RunConfig& config,
                       const std::string& arguments,
@@ -39,12 +38,6 @@ class RunsTest : public TrainTest {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   std::string error_text() const { return read_file(root_ / "err"); }
-  std::vector<nlohmann::json> rows(const std::string& run) const {
-    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
-    std::vector<nlohmann::json> out;
-    for (std::string line; std::getline(lines, line);) out.push_back(nlohmann::json::parse(line));
-    return out;
-  }
   std::vector<double> losses(const std::string& run) const {
     std::vector<double> out;
     for (const nlohmann::json& row : rows(run)) out.push_back(row.at("loss"));

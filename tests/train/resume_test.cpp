@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "configs/yaml_config.h"
 #include "model/manifest.h"
@@ -30,13 +28,6 @@ class ResumeTest : public TrainTest {
             trainer.optimizer().m().clone(),
             trainer.optimizer().v().clone(),
             trainer.model().flat().detach().clone()};
-  }
-  std::vector<int64_t> metric_steps(const std::string& run) const {
-    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
-    std::vector<int64_t> steps;
-    for (std::string line; std::getline(lines, line);)
-      steps.push_back(nlohmann::json::parse(line)["step"]);
-    return steps;
   }
   static void damage(const std::filesystem::path& file) {
     std::string bytes = read_file(file);
@@ -66,7 +57,7 @@ TEST_F(ResumeTest, TwentyStepsAreTenPlusSavePlusLoadPlusTenBitForBit) {
       return read_file(root_ / (run_name + name) / "final" / "model.safetensors");
     };
     EXPECT_EQ(xxh3_hex(file("whole-")), xxh3_hex(file("parts-")));
-    EXPECT_EQ(metric_steps("whole-" + name), metric_steps("parts-" + name));
+    EXPECT_EQ(row_steps("whole-" + name), row_steps("parts-" + name));
   }
 }
 
@@ -142,7 +133,7 @@ TEST_F(ResumeTest, ARunOfWhichNoCheckpointIsIntactIsNotBegunAnew) {
       EXPECT_THAT(error.what(), HasSubstr(part));
   }
   EXPECT_THAT(list_steps(config.run.dir), ElementsAre(10, 5));
-  EXPECT_EQ(metric_steps("a").size(), 10u);
+  EXPECT_EQ(row_steps("a").size(), 10u);
 }
 
 TEST_F(ResumeTest, DirectoryWithoutManifestIsNotACheckpoint) {
@@ -165,9 +156,7 @@ TEST_F(ResumeTest, KeepPolicyHoldsLastEveryAndBest) {
   double best = 1e9;
   for (const int64_t step : steps)
     best = std::min(best, *read_state(step_directory(config.run.dir, step)).state.val_loss);
-  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
-  for (std::string line; std::getline(lines, line);)
-    EXPECT_GE(nlohmann::json::parse(line)["val_loss"].get<double>(), best);
+  for (const nlohmann::json& row : rows("a")) EXPECT_GE(row["val_loss"].get<double>(), best);
 }
 
 TEST_F(ResumeTest, MetricsAreCutBackToTheCheckpoint) {
@@ -178,7 +167,7 @@ TEST_F(ResumeTest, MetricsAreCutBackToTheCheckpoint) {
       step_directory(config.run.dir, 10));  // as if killed after step 10's row
   std::filesystem::remove(root_ / "a/final");
   run(config);
-  EXPECT_THAT(metric_steps("a"), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 9, 10));
+  EXPECT_THAT(row_steps("a"), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 9, 10));
 }
 
 TEST_F(ResumeTest, FinishedRunDoesNothing) {

@@ -1,10 +1,8 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
-#include <sstream>
 #include <thread>
 
 #include "tests/support/logged.h"
@@ -41,13 +39,6 @@ class RollbackTest : public TrainTest {
     config.train.rollback = {.factor = 3, .window = 5, .batches = 2, .max = 2};
     return config;
   }
-  std::vector<int64_t> steps(const std::string& run) const {
-    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
-    std::vector<int64_t> out;
-    for (std::string line; std::getline(lines, line);)
-      out.push_back(nlohmann::json::parse(line)["step"]);
-    return out;
-  }
 };
 
 TEST_F(RollbackTest, JumpGoesBackAndLeavesItsBatchesOut) {
@@ -61,7 +52,7 @@ TEST_F(RollbackTest, JumpGoesBackAndLeavesItsBatchesOut) {
   EXPECT_EQ(trainer.optimizer().count(), 50);
   std::vector<int64_t> all(50);
   std::iota(all.begin(), all.end(), 1);
-  EXPECT_EQ(steps("a"), all);
+  EXPECT_EQ(row_steps("a"), all);
   EXPECT_THAT(read_state(root_ / "a/final").state.left_out, ElementsAre(21, 22));
 }
 
@@ -139,7 +130,7 @@ TEST_F(RollbackTest, ALogThatCannotBeWrittenIsCutBackLater) {
   EXPECT_EQ(trainer.state().rollbacks, 1);
   std::vector<int64_t> all(50);
   std::iota(all.begin(), all.end(), 1);
-  EXPECT_EQ(steps("a"), all);
+  EXPECT_EQ(row_steps("a"), all);
 }
 
 TEST_F(RollbackTest, AShorterWindowHoldsFromTheResumeOn) {
@@ -199,11 +190,9 @@ TEST_F(UnwritableTest, TrainingGoesOnAndLosesNothing) {
   EXPECT_EQ(trainer.run(), Trainer::Outcome::kFinished);
   mender.join();
   EXPECT_EQ(find_newest_intact(root_ / "a"), 30);
-  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
-  int64_t expected = 0;
-  for (std::string line; std::getline(lines, line);)
-    EXPECT_EQ(nlohmann::json::parse(line)["step"], ++expected);
-  EXPECT_EQ(expected, 30);
+  std::vector<int64_t> all(30);
+  std::iota(all.begin(), all.end(), 1);
+  EXPECT_EQ(row_steps("a"), all);
   for (const auto& entry : std::filesystem::directory_iterator(root_ / "a"))
     EXPECT_EQ(entry.path().string().find(".tmp."), std::string::npos) << entry.path();
 }
@@ -224,11 +213,8 @@ TEST_F(UnwritableTest, AFurtherAttemptIsValidatedWhereTheBestAreKept) {
   });
   Trainer(run, comm, at::kCPU).run();
   std::set<int64_t> measured;
-  std::istringstream lines(read_file(root_ / "a/metrics.jsonl"));
-  for (std::string line; std::getline(lines, line);) {
-    const nlohmann::json row = nlohmann::json::parse(line);
+  for (const nlohmann::json& row : rows("a"))
     if (!row["val_loss"].is_null()) measured.insert(row["step"].get<int64_t>());
-  }
   EXPECT_THAT(measured, testing::Contains(testing::AllOf(testing::Gt(10), testing::Lt(20))))
       << testing::PrintToString(measured);
 }

@@ -63,10 +63,8 @@ TEST_F(StallTest, TheWaitIsSaidAndCounted) {
       << said;
   EXPECT_GT(std::stod(stood[1]), 0.9);
   double speed = 0;  // tokens/s of step 31
-  std::istringstream rows(read_file(fs::path(run.run.dir) / "metrics.jsonl"));
-  for (std::string line; std::getline(rows, line);)
-    if (const auto row = nlohmann::json::parse(line); row["step"] == 31)
-      speed = row["tokens_per_second"];
+  for (const nlohmann::json& row : rows("disk/run"))
+    if (row["step"] == 31) speed = row["tokens_per_second"];
   EXPECT_GT(speed, 0);
   EXPECT_LT(speed, 8 * 16 / 0.9);
 }

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -68,6 +70,19 @@ class TrainTest : public testing::Test {
     config.train.validation = {.every = 25, .tokens = 1024};
     config.train.log_every = 1;
     return config;
+  }
+
+  /// The rows of metrics.jsonl of the run `root_ / run`.
+  std::vector<nlohmann::json> rows(const std::string& run) const {
+    std::istringstream lines(read_file(root_ / run / "metrics.jsonl"));
+    std::vector<nlohmann::json> out;
+    for (std::string line; std::getline(lines, line);) out.push_back(nlohmann::json::parse(line));
+    return out;
+  }
+  std::vector<int64_t> row_steps(const std::string& run) const {
+    std::vector<int64_t> out;
+    for (const nlohmann::json& row : rows(run)) out.push_back(row.at("step"));
+    return out;
   }
 
   const ScratchFolder folder_;

@@ -137,9 +137,10 @@ class Tokenizer {
 };
 
 /// The tokenizer of a model directory, nothing when it has none: tokenizer.json where there is one,
-/// as in other software, except for models of ours, whose tokenizer.model it only describes. Warns
-/// of added tokens that lie beside a tokenizer.model alone, which are not read.
-std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
+/// as in other software, except for models of ours, whose tokenizer.model it only describes. Warns, if
+/// it should, of what is not read: added tokens that lie beside a tokenizer.model alone, a
+/// tokenizer.json that is not supported.
+std::optional<Tokenizer> open_tokenizer(const std::filesystem::path& directory, bool warns = true);
 
 /// A token that other software cuts out of a text before the model's pieces are looked for.
 struct AddedPiece {

@@ -128,14 +128,16 @@ void Tokenizer::read_settings(const fs::path& directory) {
   }
 }
 
-std::optional<Tokenizer> open_tokenizer(const fs::path& directory) {
+std::optional<Tokenizer> open_tokenizer(const fs::path& directory, bool warns) {
   const fs::path model = directory / "tokenizer.model", json = directory / "tokenizer.json";
   if (!fs::exists(model)) {
     return fs::exists(json) ? std::optional(Tokenizer::load(json)) : std::nullopt;
   }
   Tokenizer sentencepiece = Tokenizer::load(model);
   if (!fs::exists(json)) {
-    warn_of_added_pieces(directory, sentencepiece.vocab_size());
+    if (warns) {
+      warn_of_added_pieces(directory, sentencepiece.vocab_size());
+    }
     return sentencepiece;
   }
   if (is_ours(directory, sentencepiece)) {
@@ -144,7 +146,9 @@ std::optional<Tokenizer> open_tokenizer(const fs::path& directory) {
   try {
     return Tokenizer::load(json);
   } catch (const std::runtime_error& error) {
-    spdlog::warn("{}; taking {} instead", error.what(), model.string());
+    if (warns) {
+      spdlog::warn("{}; taking {} instead", error.what(), model.string());
+    }
     return sentencepiece;
   }
 }

@@ -48,7 +48,7 @@ CheckpointSaver::CheckpointSaver(const SavedState& run,
   if (const fs::path initial = initial_tokenizer_directory(run.config);
       !run.config.train.init_from.empty() && fs::exists(initial))
     initial_tokenizer_ = initial;
-  if (!tokenizer_ && initial_tokenizer_) tokenizer_ = open_tokenizer(*initial_tokenizer_);
+  if (!tokenizer_ && initial_tokenizer_) tokenizer_ = open_tokenizer(*initial_tokenizer_, false);
 }
 
 CheckpointSaver::~CheckpointSaver() {

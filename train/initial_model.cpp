@@ -41,7 +41,7 @@ SinkConfig new_sink(const std::string& init_from, int64_t rows, SinkConfig wante
 /// What reads a tokenizer gives ids to added tokens in order.
 void check_sink_rows(const std::string& init_from, const std::vector<int64_t>& ids) {
   const fs::path directory = resolve_model_directory(init_from);
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(directory);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(directory, false);
   if (!tokenizer) return;
   const auto added = read_added_pieces(directory);
   int64_t next = next_piece_id(directory, *tokenizer);
@@ -145,7 +145,7 @@ void settle_model(RunConfig& config, const InitialModel& initial) {
 
 std::vector<SinkRow> choose_sink_rows(const fs::path& directory, int64_t rows, int64_t count) {
   std::vector<SinkRow> chosen;
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(directory);
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(directory, false);
   int64_t pieces = rows;
   if (tokenizer) {
     pieces = next_piece_id(directory, *tokenizer);
@@ -165,7 +165,7 @@ std::vector<SinkRow> choose_sink_rows(const fs::path& directory, int64_t rows, i
 void check_initial_tokenizer(const RunConfig& config, const DatasetInfo& info) {
   const std::string& from = config.train.init_from;
   if (from.empty() || !list_steps(config.run.dir).empty()) return;
-  const std::optional<Tokenizer> tokenizer = open_tokenizer(resolve_model_directory(from));
+  const std::optional<Tokenizer> tokenizer = open_tokenizer(resolve_model_directory(from), false);
   if (tokenizer && tokenizer->hash() != info.tokenizer_hash)
     throw std::invalid_argument(
         fmt::format("the data was prepared with another tokenizer ({}, {}) than train.init_from {} "
@@ -214,7 +214,7 @@ void save_initial_tokenizer(const RunConfig& config) {
   const SinkConfig& sink = config.model.sink;
   if (sink.tokens() == 0 || read_model_config(from).sink.tokens() > 0) return;
   prepend_sinks(to, sink.ids(), config.data.sequence_length + sink.tokens());
-  open_tokenizer(to);  // or the checkpoints' could not be opened either
+  open_tokenizer(to, false);  // or the checkpoints' could not be opened either
 }
 
 }  // namespace basin

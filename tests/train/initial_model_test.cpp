@@ -13,6 +13,7 @@
 #include "infer/modes.h"
 #include "model/checkpoint.h"
 #include "tests/data/data_fixture.h"
+#include "tests/support/logged.h"
 #include "tests/train/train_fixture.h"
 #include "train/comm.h"
 #include "train/trainer.h"
@@ -270,6 +271,22 @@ TEST_F(InitFromGoldenTest, WhatEndedTextsStillEndsThem) {
   prepare_with(chat);
   Trainer(continued("{kind: token}", "", chat), *comm_, at::kCPU).run();
   EXPECT_EQ(saved("generation_config.json").at("eos_token_id"), nlohmann::json({2, 9}));
+}
+
+TEST_F(InitFromGoldenTest, WhatIsNotReadOfATokenizerIsSaidOnce) {
+  const fs::path old = root_ / "old";
+  fs::copy(kGolden, old);
+  fs::remove(old / "tokenizer.json");
+  const int64_t pieces = Tokenizer::load(old / "tokenizer.model").vocab_size();
+  auto settings = nlohmann::json::parse(read_file(old / "tokenizer_config.json"));
+  settings["added_tokens_decoder"] = {{std::to_string(pieces), {{"content", "<pad>"}}}};
+  write_file(old / "tokenizer_config.json", settings.dump());
+  prepare_with(old);
+  const std::string log = logged_by(
+      [&] { Trainer(continued("{kind: token}", "", old), *comm_, at::kCPU).run(); });
+  const size_t first = log.find("1 added tokens, the first \"<pad>\"");
+  EXPECT_NE(first, std::string::npos) << log;
+  EXPECT_EQ(log.find("added tokens", first + 10), std::string::npos) << log;
 }
 
 TEST_F(InitFromGoldenTest, SinksOfOurTokenizersTakeTheirReservedRows) {

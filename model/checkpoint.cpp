@@ -11,7 +11,11 @@
 #include <optional>
 #include <set>
 #include <stdexcept>
+#include <string_view>
+#include <system_error>
 
+#include "configs/config_node.h"
+#include "configs/files.h"
 #include "configs/json_text.h"
 #include "model/families/config_file.h"
 #include "model/families/config_writer.h"
@@ -112,6 +116,15 @@ void check_tensors(const WeightFiles& stored,
                                          name_some(extra)));
 }
 
+bool holds_model(const fs::path& directory) {
+  try {
+    return fs::exists(directory / kConfig) || fs::exists(directory / "final" / kConfig) ||
+           !list_steps(directory).empty();
+  } catch (const fs::filesystem_error&) {  // not ours to read
+    return false;
+  }
+}
+
 }  // namespace
 
 ModelConfig read_model_config(const fs::path& directory) {
@@ -165,12 +178,30 @@ Manifest save_model(const Transformer& model,
   return manifest;
 }
 
+std::string other_models(const fs::path& path) {
+  const fs::path wanted = without_slash(path), parent = wanted.parent_path(),
+                 in_runs = "runs" / wanted;  // where train puts them
+  if (wanted.is_relative() && holds_model(in_runs))
+    return fmt::format("; did you mean {}?", in_runs.string());
+  std::vector<std::string> models;
+  std::error_code unreadable;
+  for (const auto& entry : fs::directory_iterator(parent.empty() ? "." : parent, unreadable))
+    if (holds_model(entry.path())) models.push_back((parent / entry.path().filename()).string());
+  if (models.empty()) return "";
+  std::sort(models.begin(), models.end());
+  const std::vector<std::string_view> names(models.begin(), models.end());
+  const std::string near = closest(wanted.string(), names);
+  return near.empty() ? fmt::format("; there {} {}", models.size() == 1 ? "is" : "are", name_some(models))
+                      : fmt::format("; did you mean {}?", near);
+}
+
 fs::path resolve_model_directory(const fs::path& path) {
   if (fs::exists(path) && !fs::is_directory(path))
     throw std::runtime_error(
         fmt::format("{}: is a file; a model is a directory with a {}", path.string(), kConfig));
   if (!fs::is_directory(path))
-    throw std::runtime_error(fmt::format("{}: no such directory", path.string()));
+    throw std::runtime_error(
+        fmt::format("{}: no such directory{}", path.string(), other_models(path)));
   if (fs::exists(path / kConfig)) return path;
   if (fs::exists(path / "final" / kConfig)) return path / "final";
   if (const auto step = find_newest_model(path)) return *step;

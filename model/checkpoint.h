@@ -30,6 +30,9 @@ std::unique_ptr<Transformer> load_model(const std::filesystem::path& directory, 
 Manifest save_model(const Transformer& model, int64_t sequence_length, const std::filesystem::path& directory, std::vector<int64_t> eos_token_ids = {2},
                     const WeightsOutput& output = {});
 
+/// "; did you mean runs/demo-sink?" where there is no `path`, or which models lie beside it; empty where none do.
+std::string other_models(const std::filesystem::path& path);
+
 /// The model directory that `path` names: itself when it has a config.json, else a run's `final`, else its newest intact step.
 /// Throws std::runtime_error saying what was looked for.
 std::filesystem::path resolve_model_directory(const std::filesystem::path& path);

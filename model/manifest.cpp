@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -78,6 +79,29 @@ bool holds_tensors(const std::string& name) {
   return fs::path(name).extension() == ".safetensors";
 }
 
+bool lies_deeper(const std::string& name) {
+  return name.find('/') != std::string::npos;
+}
+
+std::optional<std::string> problem_of(const fs::path& directory, bool with_folders) {
+  std::map<std::string, ManifestEntry> entries;
+  try {
+    if (!fs::exists(directory / kManifest))
+      return "it has no manifest.json, writing it was cut short";
+    entries = parse_manifest(read_file(directory / kManifest));
+  } catch (const std::exception& error) {
+    return fmt::format("manifest.json: {}", error.what());
+  }
+  try {
+    for (const auto& [name, expected] : entries)
+      if (with_folders || !lies_deeper(name))
+        if (const auto problem = file_problem(directory, name, expected)) return problem;
+  } catch (const std::exception& error) {  // it cannot be read
+    return error.what();
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<std::string> file_problem(const fs::path& directory,
@@ -135,21 +159,23 @@ void Manifest::write(const fs::path& directory) const {
 }
 
 std::optional<std::string> manifest_problem(const fs::path& directory) {
-  std::map<std::string, ManifestEntry> entries;
+  return problem_of(directory, true);
+}
+
+std::optional<std::string> model_problem(const fs::path& directory) {
+  return problem_of(directory, false);
+}
+
+bool has_all_files(const fs::path& directory) {
   try {
-    if (!fs::exists(directory / kManifest))
-      return "it has no manifest.json, writing it was cut short";
-    entries = parse_manifest(read_file(directory / kManifest));
-  } catch (const std::exception& error) {
-    return fmt::format("manifest.json: {}", error.what());
+    const auto entries = parse_manifest(read_file(directory / kManifest));
+    return std::ranges::all_of(entries, [&](const auto& entry) {
+      const auto& [name, expected] = entry;
+      return fs::file_size(directory / name) == expected.file.bytes;
+    });
+  } catch (const std::exception&) {  // missing, or cannot be read
+    return false;
   }
-  try {
-    for (const auto& [name, expected] : entries)
-      if (const auto problem = file_problem(directory, name, expected)) return problem;
-  } catch (const std::exception& error) {  // it cannot be read
-    return error.what();
-  }
-  return std::nullopt;
 }
 
 std::map<std::string, ManifestEntry> read_manifest(const fs::path& directory) {
@@ -163,7 +189,7 @@ std::map<std::string, ManifestEntry> read_manifest(const fs::path& directory) {
 
 void check_listed_files(const fs::path& directory) {
   for (const auto& [name, expected] : read_manifest(directory)) {
-    if (name.find('/') != std::string::npos || holds_tensors(name)) continue;
+    if (lies_deeper(name) || holds_tensors(name)) continue;
     if (const auto problem = file_problem(directory, name, expected))
       refuse_damaged(directory, *problem);
   }

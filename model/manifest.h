@@ -43,6 +43,13 @@ class Manifest {
 /// there with its size and checksum. Names the file, and the tensors of a safetensors file.
 std::optional<std::string> manifest_problem(const std::filesystem::path& directory);
 
+/// The same of the model alone: of the files directly in `directory`, not those of its folders.
+std::optional<std::string> model_problem(const std::filesystem::path& directory);
+
+/// Whether the manifest of `directory` is whole and every listed file is there with its size: much
+/// faster than manifest_problem, and blind to flipped bits.
+bool has_all_files(const std::filesystem::path& directory);
+
 /// What the manifest of `directory` says, by name; nothing where there is none. Throws
 /// std::runtime_error when the manifest itself is damaged.
 std::map<std::string, ManifestEntry> read_manifest(const std::filesystem::path& directory);

@@ -29,8 +29,8 @@ std::vector<fs::path> named_steps(const fs::path& run_directory) {
   return paths;
 }
 
-bool is_intact(const fs::path& directory) {
-  const std::optional<std::string> problem = manifest_problem(directory);
+/// Logs the `problem` of `directory`, if any.
+bool is_intact(const fs::path& directory, const std::optional<std::string>& problem) {
   if (problem) spdlog::warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
   return !problem;
 }
@@ -61,13 +61,15 @@ std::vector<int64_t> list_steps(const fs::path& run_directory) {
 
 std::optional<int64_t> find_newest_intact(const fs::path& run_directory, int64_t newest) {
   for (const int64_t step : list_steps(run_directory))
-    if (step <= newest && is_intact(step_directory(run_directory, step))) return step;
+    if (const fs::path path = step_directory(run_directory, step);
+        step <= newest && is_intact(path, manifest_problem(path)))
+      return step;
   return std::nullopt;
 }
 
 std::optional<fs::path> find_newest_model(const fs::path& run_directory) {
   for (const fs::path& path : named_steps(run_directory))
-    if (is_intact(path)) return path;
+    if (is_intact(path, model_problem(path))) return path;
   return std::nullopt;
 }
 

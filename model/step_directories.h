@@ -21,7 +21,8 @@ std::vector<int64_t> list_steps(const std::filesystem::path& run_directory);
 /// Nothing when there is none.
 std::optional<int64_t> find_newest_intact(const std::filesystem::path& run_directory,
                                           int64_t newest = std::numeric_limits<int64_t>::max());
-/// The same, to be read only: links and numbers without leading zeros count, too.
+/// The same, for its model to be read only: what training needs besides is not looked at, and links
+/// and numbers without leading zeros count, too.
 std::optional<std::filesystem::path> find_newest_model(const std::filesystem::path& run_directory);
 
 }  // namespace basin

@@ -153,8 +153,14 @@ void publish_checkpoint(const fs::path& from, const fs::path& directory) {
 
 void prune_checkpoints(const fs::path& run_directory, const CheckpointConfig& keep) {
   const std::vector<int64_t> steps = list_steps(run_directory);
-  std::set<int64_t> kept(steps.begin(),
-                         steps.begin() + std::min<int64_t>(keep.keep_last, std::ssize(steps)));
+  const auto is_damaged = [&](int64_t step) {
+    return !has_all_files(step_directory(run_directory, step));
+  };
+  std::set<int64_t> kept;
+  for (const int64_t step : steps) {
+    if (std::ssize(kept) == keep.keep_last) break;
+    if (!is_damaged(step)) kept.insert(step);
+  }
   std::vector<std::pair<double, int64_t>> by_loss;
   for (const int64_t step : steps) {
     if (keep.keep_every > 0 && step % keep.keep_every == 0) kept.insert(step);
@@ -166,7 +172,7 @@ void prune_checkpoints(const fs::path& run_directory, const CheckpointConfig& ke
   for (int64_t i = 0; i < std::min<int64_t>(keep.keep_best, std::ssize(by_loss)); ++i)
     kept.insert(by_loss[i].second);
   for (const int64_t step : steps) {
-    if (!kept.contains(step)) remove_checkpoint(step_directory(run_directory, step));
+    if (!kept.contains(step) && !is_damaged(step)) remove_checkpoint(step_directory(run_directory, step));
   }
 }
 

@@ -44,7 +44,8 @@ std::optional<int64_t> settle_on_checkpoint(
 /// Gives a directory that is whole its name, durably; one of the same step goes.
 void publish_checkpoint(const std::filesystem::path& aside,
                         const std::filesystem::path& step_directory);
-/// Drops checkpoints that the policy does not hold.
+/// Drops checkpoints that the policy does not hold. One that lacks a file or a part of one neither
+/// counts nor is dropped.
 void prune_checkpoints(const std::filesystem::path& run_directory, const CheckpointConfig& keep);
 /// Points `final` at the checkpoint of `step`.
 void set_final(const std::filesystem::path& run_directory, int64_t step);

@@ -24,6 +24,19 @@ TEST(StepDirectories, ResolvesRunsAndSteps) {
   const ScratchFolder folder;
   const fs::path run = folder.path();
   EXPECT_EQ(resolve_error(run / "none"), (run / "none").string() + ": no such directory");
+  const ScratchFolder beside;
+  const auto made = [&](const char* name) { fs::create_directories(beside.path() / name); };
+  made("no-model");
+  EXPECT_EQ(resolve_error(beside.path() / "demo"),
+            (beside.path() / "demo").string() + ": no such directory");
+  made("demo-none/step-00000010");
+  EXPECT_NE(resolve_error(beside.path() / "x").find(
+                "no such directory; there is " + (beside.path() / "demo-none").string()),
+            std::string::npos);
+  made("demo-sink/step-00000010");
+  EXPECT_NE(resolve_error(beside.path() / "demo-snik/").find(
+                "no such directory; did you mean " + (beside.path() / "demo-sink").string() + "?"),
+            std::string::npos);
   EXPECT_NE(resolve_error(run).find(
                 "looked for config.json, for final/config.json and for an intact step-*"),
             std::string::npos);
@@ -68,6 +81,22 @@ TEST(StepDirectories, NamesThatTrainingDoesNotGiveAreForReadingOnly) {
   fs::rename(run / "elsewhere", run / "step-11");
   EXPECT_EQ(find_newest_intact(run), 10);
   EXPECT_EQ(find_newest_model(run), run / "step-11");
+}
+
+TEST(StepDirectories, AModelIsIntactWhateverTrainingLost) {
+  const ScratchFolder folder;
+  const fs::path run = folder.path(), shard = run / "step-00000020/trainer/shard";
+  for (const char* step : {"step-00000010", "step-00000020"}) {
+    fs::create_directories(run / step / "trainer");
+    write_file(run / step / "model", "abc");
+    write_file(run / step / "trainer/shard", "abc");
+    Manifest().write(run / step);
+  }
+  write_file(shard, "abd");
+  EXPECT_EQ(find_newest_intact(run), 10);
+  EXPECT_EQ(find_newest_model(run), run / "step-00000020");
+  write_file(run / "step-00000020/model", "abd");
+  EXPECT_EQ(find_newest_model(run), run / "step-00000010");
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks,
                                         int64_t resamples) {
   if (resamples < 1) throw std::invalid_argument("a bootstrap needs at least one resample");
   const uint64_t n = blocks.size();
-  if (n < 2) return std::nullopt;
+  if (n < kFewestBlocks) return std::nullopt;
   std::vector<double> means(static_cast<size_t>(resamples));
   for (size_t r = 0; r < means.size(); ++r) {
     double sum = 0;

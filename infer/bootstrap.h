@@ -19,9 +19,13 @@ struct BlockSum {
   int64_t count = 0;
 };
 
+/// Of fewer blocks the interval would be too narrow to be called one: that of two independent blocks
+/// misses the mean every second time, that of ten, one time in ten.
+inline constexpr uint64_t kFewestBlocks = 10;
+
 /// Two-sided 95 % interval of sum / count over all blocks, from `resamples` draws of as many blocks
 /// with replacement. Reproducible: the draws depend on `seed` alone. Nothing when there are fewer
-/// than two blocks.
+/// than kFewestBlocks.
 std::optional<Interval> block_bootstrap(std::span<const BlockSum> blocks,
                                         uint64_t seed = 1,
                                         int64_t resamples = 2000);

@@ -41,6 +41,9 @@ void EvaluateConfig::validate(const ModelConfig& model) const {
     return std::find(modes.begin(), modes.end(), mode) != modes.end();
   };
   if (limit < 0) throw std::invalid_argument(fmt::format("--limit {} cannot be negative", limit));
+  if (limit > 0 && !wants(Mode::kRecompute))
+    throw std::invalid_argument(
+        "--limit is for mode recompute, which --mode does not name; --max-tokens shortens documents");
   const bool caches = wants(Mode::kStream) || wants(Mode::kWindow);
   if (caches) split_cache(cache, 0);
   if (wants(Mode::kStream)) {

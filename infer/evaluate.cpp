@@ -142,6 +142,16 @@ std::vector<int64_t> scored_bytes(const LoadedModel& model,
   return bytes;
 }
 
+/// Query t of a stream sees the cache's C entries and itself: from t = C + 1 on something is gone.
+int64_t tokens_after_eviction(std::span<const DocumentSummary> documents,
+                              int64_t cache,
+                              int64_t sinks) {
+  int64_t tokens = 0;
+  for (const DocumentSummary& d : documents)
+    tokens += std::clamp<int64_t>(sinks + d.scored - (cache + 1), 0, d.scored);
+  return tokens;
+}
+
 void summarize(EvaluationRow& row, const std::vector<int64_t>& bytes) {
   double sum = 0;
   int64_t scored_text = 0;
@@ -236,7 +246,17 @@ Evaluation evaluate(const LoadedModel& model,
     result.rows.push_back(score_row(*model.model, plan, documents, config.limit, progress));
     summarize(result.rows.back(), bytes);
   }
-  compare_to_four_sinks(result.rows, sizes);
+  const bool caches = std::ranges::any_of(plans, [](const Plan& p) { return p.mode != Mode::kDense; });
+  if (!caches) return result;
+  result.after_eviction =
+      tokens_after_eviction(result.documents, config.cache, model_config.sink.tokens());
+  if (result.after_eviction > 0)
+    compare_to_four_sinks(result.rows, sizes);
+  else
+    spdlog::warn(
+        "no document is longer than the cache of {} entries: nothing leaves it, so it makes no "
+        "difference which tokens are kept: take longer text or a smaller --cache",
+        config.cache);
   return result;
 }
 

@@ -28,7 +28,7 @@ struct EvaluationRow {
   std::optional<double> nll_delta;  // mean of nll minus the four-sink row's, over tokens that both
                                     // scored; nothing without that row
   std::optional<Interval> nll_delta_ci95;  // block bootstrap over 512-token blocks within
-                                           // documents; nothing below two blocks
+                                           // documents; nothing below kFewestBlocks
   double tokens_per_second = 0;
 
   double perplexity() const;
@@ -44,11 +44,14 @@ struct DocumentSummary {
 struct Evaluation {
   std::vector<DocumentSummary> documents;
   std::vector<EvaluationRow> rows;
+  int64_t after_eviction = 0;  // of a row's scored tokens, those predicted after something had left
+                               // the cache: on all others, caches that keep other tokens agree
 };
 
 /// Scores `documents` in every mode of `config`, in its order; streaming rows in the order of
 /// `config.sinks`. A row with S = 0 appears once: as `stream` when the modes list `stream` and the
-/// sinks list 0, else as `window`. Throws std::invalid_argument (see EvaluateConfig) and
+/// sinks list 0, else as `window`. Where nothing ever leaves the cache, rows are not compared, and
+/// that is warned of. Throws std::invalid_argument (see EvaluateConfig) and
 /// Interrupted.
 Evaluation evaluate(const LoadedModel& model,
                     std::span<const TokenDocument> documents,

@@ -74,6 +74,9 @@ void run(const Arguments& arguments) {
   EvaluateConfig config = arguments.config;
   config.modes.clear();
   for (const std::string& mode : arguments.modes) config.modes.push_back(parse_mode(mode));
+  if (!arguments.sinks.empty() &&
+      std::ranges::find(config.modes, Mode::kStream) == config.modes.end())
+    throw std::invalid_argument("--sinks is for mode stream, which --mode does not name");
   const LoadedModel model = arguments.model.open();
   config.trained_tokens = model.trained_tokens;
   config.cache = arguments.cache ? *arguments.cache : model.default_cache();
@@ -147,7 +150,8 @@ void add_evaluate(CLI::App& app) {
   verb->add_flag("--json", arguments->json, "print one JSON document instead of the table");
   verb->add_flag("--save",
                  arguments->save,
-                 "also write evaluate-SOURCE-C<cache>[-bfloat16].json and .npy (tasks-NAME.json) into the "
+                 "also write evaluate-SOURCE-C<cache>[-bfloat16].json and .npy (tasks-NAME[-bfloat16].json) into "
+                 "the "
                  "run's eval/ folder; with "
                  "-step-XXXXXXXX behind it where MODEL names a step, for the report's curve");
   verb->footer(

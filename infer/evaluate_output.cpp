@@ -119,6 +119,7 @@ Json to_json(const EvaluationHeader& header, const Evaluation& evaluation) {
   json["cache"] = header.cache;
   json["dtype"] = header.dtype;
   json["source"] = header.source;
+  json["after_eviction"] = evaluation.after_eviction;
   json["documents"] = Json::array();
   for (const DocumentSummary& d : evaluation.documents) {
     Json document;
@@ -143,7 +144,7 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
   const bool has_delta = std::ranges::any_of(
       evaluation.rows, [](const EvaluationRow& row) { return row.nll_delta.has_value(); });
   std::string table = fmt::format(
-      "{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score{}\n\n",
+      "{}: {}, cache {}, {}\n{}: {} document{}, {} tokens to score{}{}\n\n",
       header.model,
       describe_sink(header.sink),
       header.cache,
@@ -152,6 +153,9 @@ std::string to_table(const EvaluationHeader& header, const Evaluation& evaluatio
       evaluation.documents.size(),
       evaluation.documents.size() == 1 ? "" : "s",
       scored,
+      evaluation.after_eviction == 0
+          ? ""
+          : fmt::format(", {} of them after tokens have left the cache", evaluation.after_eviction),
       has_delta ? "; delta is nll minus that of stream with 4 kept, paired per token" : "");
   table += fmt::format("{:<9}  {:>4}  {:>6}  {:>9}  {:>8}  {:>10}  {:>9}  {:>9}  {:>15}  {:>9}\n",
                        "mode",

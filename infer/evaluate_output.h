@@ -26,11 +26,11 @@ struct EvaluationHeader {
   std::string step = {};            // too, where a step was asked for by name
 };
 
-/// {model, step, sink, cache, dtype, source, documents: [{name?, tokens, scored, bytes}],
+/// {model, step, sink, cache, dtype, source, after_eviction, documents: [{name?, tokens, scored, bytes}],
 ///  rows: [{mode, sinks, recent, tokens, nll, perplexity, bits_per_byte, nll_delta, nll_delta_ci95:
 ///  [low, high], tokens_per_second}]}.
 /// What is not there is null: recent of dense, bits and bytes without a tokenizer, differences
-/// without a four-sink row, intervals below two blocks.
+/// without a four-sink row, intervals below kFewestBlocks.
 nlohmann::ordered_json to_json(const EvaluationHeader& header, const Evaluation& evaluation);
 
 /// The same as text, one document that ends with a newline; names that are not UTF-8 with U+FFFD.

@@ -9,17 +9,18 @@
 namespace basin {
 namespace {
 
-TEST(BlockBootstrap, TwoBlocksHaveAKnownDistribution) {
-  // Means 0, 1/2, 1 with probability 1/4, 1/2, 1/4: both tails are wider than 2.5 %.
-  const std::vector<BlockSum> blocks = {{0, 10}, {10, 10}};
+TEST(BlockBootstrap, BlocksOfTwoKindsHaveAKnownDistribution) {
+  // Tenths with the probabilities of ten tosses of a coin: 0 or 1 in 1.1 %, 2 in 4.4 % of them.
+  std::vector<BlockSum> blocks(5, BlockSum{0, 10});
+  blocks.resize(10, BlockSum{10, 10});
   const auto interval = block_bootstrap(blocks);
   ASSERT_TRUE(interval);
-  EXPECT_DOUBLE_EQ(interval->low, 0);
-  EXPECT_DOUBLE_EQ(interval->high, 1);
+  EXPECT_DOUBLE_EQ(interval->low, 0.2);
+  EXPECT_DOUBLE_EQ(interval->high, 0.8);
 }
 
 TEST(BlockBootstrap, EqualBlocksHaveNoSpread) {
-  const std::vector<BlockSum> blocks(7, BlockSum{1.5, 3});
+  const std::vector<BlockSum> blocks(12, BlockSum{1.5, 3});
   const auto interval = block_bootstrap(blocks);
   ASSERT_TRUE(interval);
   EXPECT_DOUBLE_EQ(interval->low, 0.5);
@@ -57,10 +58,12 @@ TEST(BlockBootstrap, WeighsBlocksByTheirTokens) {
       interval->high, 1 + 99.0 * 3 / (38 * 512), 1e-3);  // the short block drawn three times
 }
 
-TEST(BlockBootstrap, IsReproducibleAndNeedsTwoBlocks) {
-  const std::vector<BlockSum> blocks = {{1, 3}, {2, 3}, {5, 4}, {0, 2}};
+TEST(BlockBootstrap, IsReproducibleAndNeedsTenBlocks) {
+  std::vector<BlockSum> blocks;
+  for (int i = 0; i < 10; ++i) blocks.push_back({i * i % 7 + 0.5, 3 + i % 2});
   EXPECT_EQ(block_bootstrap(blocks, 5)->low, block_bootstrap(blocks, 5)->low);
-  EXPECT_FALSE(block_bootstrap(std::span(blocks).first(1)));
+  EXPECT_NE(block_bootstrap(blocks, 5)->low, block_bootstrap(blocks, 6)->low);
+  EXPECT_FALSE(block_bootstrap(std::span(blocks).first(9)));
   EXPECT_FALSE(block_bootstrap({}));
 }
 

@@ -1,60 +1,19 @@
 #include "infer/evaluate.h"
 
 #include <ATen/ATen.h>
-#include <gmock/gmock.h>
 
 #include <cmath>
-#include <cstring>
-#include <filesystem>
-#include <nlohmann/json.hpp>
 #include <numbers>
+#include <numeric>
 
 #include "configs/files.h"
-#include "configs/scratch_folder.h"
 #include "data/indexed_dataset.h"
-#include "infer/evaluate_output.h"
-#include "infer/model_directory.h"
 #include "infer/modes.h"
 #include "model/checkpoint.h"
-#include "tests/infer/tiny_model.h"
+#include "tests/infer/evaluate_fixture.h"
 
 namespace basin {
 namespace {
-
-namespace fs = std::filesystem;
-using testing::HasSubstr;
-
-// A folder of its own for each test, removed at its end.
-class Evaluate : public testing::Test {
- protected:
-  const ScratchFolder scratch_;
-  const fs::path folder_ = scratch_.path();
-};
-
-LoadedModel tiny_model(SinkKind kind, int64_t count = 1) {
-  LoadedModel loaded;
-  loaded.model = std::make_unique<Transformer>(
-      random_model(tiny_config(ModelType::kLlama, kind, count), at::kFloat, 2.5));
-  return loaded;
-}
-
-std::vector<TokenDocument> documents(const LoadedModel& model) {
-  return {{"a", random_tokens(model.model->config(), 90, 1)},
-          {"b", random_tokens(model.model->config(), 1, 2)},
-          {"c", random_tokens(model.model->config(), 60, 3)}};
-}
-
-EvaluateConfig config_of(std::vector<Mode> modes,
-                         std::vector<int64_t> sinks,
-                         int64_t cache = 16,
-                         int64_t limit = 0) {
-  EvaluateConfig config;
-  config.modes = std::move(modes);
-  config.sinks = std::move(sinks);
-  config.cache = cache;
-  config.limit = limit;
-  return config;
-}
 
 TEST_F(Evaluate, ScoresEveryTokenButTheFirstOfEachDocument) {
   const LoadedModel model = tiny_model(SinkKind::kToken);
@@ -123,19 +82,31 @@ TEST_F(Evaluate, LimitSpreadsRecomputeOverAllDocuments) {
 }
 
 TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
-  // Document 1: 600 tokens at +1 (blocks of 512 and 88); document 2: 100 tokens at -1. Three
-  // blocks: means of 27 resamples, both tails wide.
   std::vector<EvaluationRow> rows(2);
   rows[0].sinks = 0;
   rows[1].sinks = 4;
-  rows[0].token_nll.assign(700, 3);
-  rows[1].token_nll.assign(700, 2);
-  std::fill(rows[1].token_nll.begin() + 600, rows[1].token_nll.end(), 4.f);
-  const std::vector<int64_t> sizes = {600, 100};
-  compare_to_four_sinks(rows, sizes);
-  EXPECT_DOUBLE_EQ(*rows[0].nll_delta, 500.0 / 700);
-  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->low, -1);  // block 3 three times, 1 / 27
-  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->high, 1);
+  const auto compare = [&](const std::vector<int64_t>& sizes, size_t better) {
+    const auto total = static_cast<size_t>(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
+    for (EvaluationRow& row : rows) row.nll_delta_ci95.reset();
+    rows[0].token_nll.assign(total, 3);
+    rows[1].token_nll.assign(total, 2);  // and where row 0 is the better one:
+    std::fill_n(rows[1].token_nll.rbegin(), better, 4.f);
+    compare_to_four_sinks(rows, sizes);
+  };
+  compare({9 * 512}, 0);
+  EXPECT_TRUE(rows[0].nll_delta);
+  EXPECT_FALSE(rows[0].nll_delta_ci95) << "nine blocks";
+  compare({9 * 512 + 1}, 0);
+  EXPECT_TRUE(rows[0].nll_delta_ci95);
+  compare({8 * 512 + 2}, 0);
+  EXPECT_FALSE(rows[0].nll_delta_ci95);
+  compare({8 * 512 + 1, 1}, 0);
+  EXPECT_TRUE(rows[0].nll_delta_ci95) << "blocks end with their document";
+  // Blocks of 512 and 88 at +1, eight of 100 at -1: neither of the first two in 0.8^10 of the draws.
+  compare({600, 100, 100, 100, 100, 100, 100, 100, 100}, 800);
+  EXPECT_DOUBLE_EQ(*rows[0].nll_delta, -200.0 / 1400);
+  EXPECT_DOUBLE_EQ(rows[0].nll_delta_ci95->low, -1);
+  EXPECT_GT(rows[0].nll_delta_ci95->high, 0.3);
   EXPECT_EQ(first_token_sentence(rows).substr(0, 38), "No use of the first tokens was measure");
   rows[0].nll_delta_ci95 = Interval{0.01, 0.02};
   EXPECT_NE(first_token_sentence(rows).find("uses its first tokens"), std::string::npos);
@@ -143,6 +114,28 @@ TEST_F(Evaluate, ComparesInBlocksWithinDocuments) {
   EXPECT_NE(first_token_sentence(rows).find("does better without"), std::string::npos);
   rows[0].sinks = 1;
   EXPECT_EQ(first_token_sentence(rows), "");
+}
+
+// A row with evicted tokens and one that keeps them differ where something has left the cache, and
+// nowhere else; where nothing does, nothing is said of it.
+TEST_F(Evaluate, CountsTokensBehindTheFirstEviction) {
+  const LoadedModel model = tiny_model(SinkKind::kToken);
+  const auto docs = documents(model);  // the longest: 1 + 89 queries
+  const auto scored = [&](int64_t cache) {
+    return evaluate(model, docs, config_of({Mode::kStream}, {0, 4}, cache));
+  };
+  for (const auto& [cache, expected] : {std::pair(88, 1), {80, 9}, {16, 73 + 43}}) {
+    const Evaluation e = scored(cache);
+    EXPECT_EQ(e.after_eviction, expected);
+    int64_t different = 0;
+    for (size_t i = 0; i < e.rows[0].token_nll.size(); ++i)
+      different += std::abs(e.rows[0].token_nll[i] - e.rows[1].token_nll[i]) > 1e-5;
+    EXPECT_EQ(different, expected) << "cache " << cache;
+    EXPECT_TRUE(e.rows[0].nll_delta);
+  }
+  EXPECT_EQ(scored(89).after_eviction, 0);
+  EXPECT_FALSE(scored(89).rows[0].nll_delta);
+  EXPECT_EQ(first_token_sentence(scored(89).rows), "");
 }
 
 TEST_F(Evaluate, RefusesImpossibleCaches) {
@@ -156,6 +149,8 @@ TEST_F(Evaluate, RefusesImpossibleCaches) {
   EXPECT_THROW(config_of({Mode::kRecompute}, {0}, 2).validate(two_sinks), std::invalid_argument);
   EXPECT_THROW(config_of({}, {0}).validate({}), std::invalid_argument);
   EXPECT_THROW(config_of({Mode::kStream}, {0}, 16, -1).validate({}), std::invalid_argument);
+  EXPECT_THROW(config_of({Mode::kStream}, {0}, 16, 5).validate({}), std::invalid_argument)
+      << "nothing that it would limit";
   EXPECT_NO_THROW(config_of({Mode::kDense}, {}, 0).validate({}));
   EXPECT_THROW(parse_mode("dens"), std::invalid_argument);
   EXPECT_EQ(parse_mode("recompute"), Mode::kRecompute);
@@ -199,98 +194,6 @@ TEST_F(Evaluate, ModelThatIsNotANumberIsNotScored) {
   model.model->flat().fill_(std::nan(""));
   EXPECT_THROW(evaluate(model, documents(model), config_of({Mode::kStream}, {1})),
                std::runtime_error);
-}
-
-TEST_F(Evaluate, SavedResultsAreNotReplacedByOtherOrFewer) {
-  const LoadedModel model = tiny_model(SinkKind::kToken);
-  const auto docs = documents(model);
-  EvaluateConfig config = config_of({Mode::kStream, Mode::kDense}, {0, 4});
-  EvaluationHeader header{
-      "runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
-  const auto refusal = [&](const std::vector<TokenDocument>& now, int64_t max_tokens) -> std::string {
-    try {
-      refuse_to_replace(folder_, header, config, now, max_tokens);
-    } catch (const std::invalid_argument& error) {
-      return error.what();
-    }
-    return "";
-  };
-  EXPECT_EQ(refusal(docs, 0), "") << "nothing there yet";
-  save_evaluation(folder_, header, evaluate(model, docs, config));
-  EXPECT_EQ(refusal(docs, 0), "") << "the same again";
-  const std::vector<TokenDocument> fewer = {docs[0]};
-  EXPECT_EQ(refusal(fewer, 0), "") << "the text has changed";
-  EXPECT_THAT(refusal(fewer, 50), HasSubstr("holds results of 151 tokens, not 90: move it away first"));
-  header.source = "elsewhere/y_heldout";
-  EXPECT_EQ(refusal(docs, 0), "") << "the same text, spelled in another way";
-  EXPECT_THAT(refusal(fewer, 0), HasSubstr("holds results of data/y_heldout"));
-  header.source = "data/y_heldout";
-  config.sinks = {0, 1};
-  EXPECT_THAT(refusal(docs, 0), HasSubstr("holds a row with 4 initial tokens kept"));
-  config = config_of({Mode::kStream}, {0, 1, 4});
-  EXPECT_THAT(refusal(docs, 0), HasSubstr("holds a row of mode dense"));
-  header.dtype = "bfloat16";
-  EXPECT_EQ(saved_path(folder_, header).filename(), "evaluate-y_heldout-C16-bfloat16.json");
-  EXPECT_EQ(refusal(docs, 0), "");
-}
-
-TEST_F(Evaluate, TheTableExplainsADifferenceOnlyWhereThereIsOne) {
-  const LoadedModel model = tiny_model(SinkKind::kToken);
-  const EvaluationHeader header{"x", model.model->config().sink, 16, "float32", "y", "y"};
-  const auto table = [&](std::vector<int64_t> sinks) {
-    return to_table(
-        header, evaluate(model, documents(model), config_of({Mode::kStream}, std::move(sinks))));
-  };
-  EXPECT_THAT(table({1, 4}), HasSubstr("delta is nll minus that of stream with 4 kept"));
-  EXPECT_THAT(table({0, 1}), testing::Not(HasSubstr("delta is nll")));
-}
-
-TEST_F(Evaluate, WritesJsonAndNpy) {
-  const LoadedModel model = tiny_model(SinkKind::kToken);
-  const Evaluation e =
-      evaluate(model, documents(model), config_of({Mode::kStream, Mode::kDense}, {0, 4}));
-  const EvaluationHeader header{
-      "runs/x", model.model->config().sink, 16, "float32", "data/y_heldout", "y_heldout"};
-  const fs::path path = save_evaluation(folder_ / "eval", header, e);
-  EXPECT_EQ(path, folder_ / "eval" / "evaluate-y_heldout-C16.json");
-  const auto json = nlohmann::json::parse(read_file(path));
-  EXPECT_EQ(json["sink"], (nlohmann::json{{"kind", "token"}, {"count", 1}}));
-  EXPECT_EQ(json["cache"], 16);
-  EXPECT_EQ(json["documents"][0],
-            (nlohmann::json{{"name", "a"}, {"tokens", 90}, {"scored", 89}, {"bytes", nullptr}}));
-  EXPECT_EQ(json["rows"].size(), 3u);
-  EXPECT_EQ(json["rows"][0].size(), 10u);
-  EXPECT_EQ(json["rows"][0]["mode"], "stream");
-  EXPECT_EQ(json["rows"][0]["recent"], 16);
-  EXPECT_TRUE(json["rows"][2]["recent"].is_null());
-  EXPECT_NEAR(json["rows"][0]["nll"].get<double>(), e.rows[0].nll, 1e-12);
-  EXPECT_FALSE(json["rows"][0]["nll_delta"].is_null());
-
-  const std::string npy = read_file(folder_ / "eval" / "evaluate-y_heldout-C16.npy");
-  const size_t data = npy.size() - 3 * 148 * sizeof(float);
-  EXPECT_EQ(data % 64, 0u);
-  EXPECT_EQ(npy.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
-  EXPECT_EQ(static_cast<size_t>(static_cast<unsigned char>(npy[8])) + 10, data);
-  EXPECT_NE(npy.find("'shape': (3, 148), "), std::string::npos);
-  float value = 0;
-  std::memcpy(&value, npy.data() + data + 148 * sizeof(float), sizeof value);
-  EXPECT_EQ(value, e.rows[1].token_nll[0]);
-
-  EvaluationHeader of_a_step = header;
-  of_a_step.step = named_step("runs/x/step-00000500/");
-  EXPECT_EQ(save_evaluation(folder_ / "eval", of_a_step, e).filename(),
-            "evaluate-y_heldout-C16-step-00000500.json");
-  EXPECT_EQ(eval_files(folder_, "evaluate-"),
-            (std::vector{folder_ / "eval/evaluate-y_heldout-C16-step-00000500.json",
-                         folder_ / "eval/evaluate-y_heldout-C16.json"}));
-  EXPECT_TRUE(eval_files(folder_, "tasks-").empty());
-  EXPECT_TRUE(eval_files(folder_ / "none", "").empty());
-  EXPECT_EQ(named_step("runs/x"), "");
-  EXPECT_EQ(named_step("runs/x/final"), "");
-
-  const std::string table = to_table(header, e);
-  EXPECT_NE(table.find("1 sink token, cache 16"), std::string::npos);
-  EXPECT_NE(table.find("\nstream        4      12        148"), std::string::npos) << table;
 }
 
 // A run with one step, opened by the run's path, and the data that it may read.

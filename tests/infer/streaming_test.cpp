@@ -243,6 +243,27 @@ TEST_P(ThreeWays, InitialTokensMatter) {
   }
 }
 
+// Room for one recent token, and sinks that come one by one or all in a chunk.
+TEST(Streaming, TheSmallestCachesAgree) {
+  std::vector<ModelConfig> configs = {tiny_config(ModelType::kLlama, SinkKind::kNone),
+                                      tiny_config(ModelType::kGptNeox, SinkKind::kToken, 2)};
+  for (const FamilyVariant& v : family_variants())
+    if (v.config.uses_alibi()) configs.push_back(v.config);
+  for (const ModelConfig& config : configs) {
+    const Transformer model = random_model(config, at::kFloat, kGain),
+                      exact = random_model(config, at::kDouble, kGain);
+    const at::Tensor tokens = random_tokens(config, 160);
+    for (const CacheShape& shape : {CacheShape{0, 1}, {1, 1}, {4, 1}, {3, 2}, {130, 1}}) {
+      SCOPED_TRACE(testing::Message() << shape.sinks << "+" << shape.recent);
+      const at::Tensor literal = literal_nll(exact, shape, tokens);
+      for (const std::vector<int64_t>& chunks :
+           std::vector<std::vector<int64_t>>{{1}, {2}, {3, 1, 140}, {500}})
+        EXPECT_LT(largest(cached_nll(model, KvCache(model, shape), tokens, chunks) - literal), 1e-4)
+            << "chunks of " << chunks[0];
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All,
     ThreeWays,

@@ -207,6 +207,14 @@ TokenPair encode_pair(const LoadedModel& model,
   if (pair.continuation.empty())
     throw std::runtime_error(fmt::format(
         "{}: \"{}\" adds no token to its context: there is nothing to score", name, continuation));
+  const int64_t most = model.trained_tokens;  // 0: not known
+  if (most > 0 && std::ssize(pair.continuation) > most)
+    throw std::runtime_error(fmt::format(
+        "{}: a choice or target of {} tokens cannot be scored as a whole: the model was trained on {} "
+        "at a time",
+        name,
+        pair.continuation.size(),
+        most));
   pair.context.insert(
       pair.context.begin(), model.prepended_ids().begin(), model.prepended_ids().end());
   if (pair.context.empty() && model.model->config().sink.tokens() == 0) {

@@ -45,7 +45,7 @@ struct TokenPair {
 /// the continuation; context + continuation are encoded together and split at the number of tokens
 /// that the context has alone. Where nothing at all would come before the continuation (no context,
 /// no sink), the end of a text does, behind which documents begin. Throws std::runtime_error naming
-/// `name` when no token is left to score.
+/// `name` when no token is left to score, or more than the model was trained to see.
 TokenPair encode_pair(const LoadedModel& model,
                       std::string context,
                       std::string continuation,

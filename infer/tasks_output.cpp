@@ -125,8 +125,11 @@ std::vector<std::filesystem::path> save_tasks(const std::filesystem::path& direc
   std::vector<std::filesystem::path> paths;
   for (const ScoredTask& scored : tasks) {
     paths.push_back(
-        directory /
-        fmt::format("tasks-{}{}{}.json", scored.task.name, step.empty() ? "" : "-", step));
+        directory / fmt::format("tasks-{}{}{}{}.json",
+                                scored.task.name,
+                                header.dtype == "float32" ? "" : "-" + header.dtype,
+                                step.empty() ? "" : "-",
+                                step));
     write_file(paths.back(), json_text(header, {scored}));
   }
   return paths;

@@ -35,7 +35,7 @@ std::string to_table(const TasksHeader& header, const std::vector<ScoredTask>& t
 /// acc_norm, acc_bytes} or {task, line, log_likelihood, tokens, acc}.
 void write_per_example(const std::filesystem::path& path, const std::vector<ScoredTask>& tasks);
 
-/// DIRECTORY/tasks-NAME[-STEP].json for each task, what json_text gives for it alone.
+/// DIRECTORY/tasks-NAME[-bfloat16][-STEP].json for each task, what json_text gives for it alone.
 std::vector<std::filesystem::path> save_tasks(const std::filesystem::path& directory,
                                               const std::string& step,
                                               const TasksHeader& header,

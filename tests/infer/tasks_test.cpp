@@ -137,6 +137,16 @@ TEST_F(Tasks, TokensSplitWhereTheContextEndsAndItsSpacesMove) {
   rest.erase(rest.begin(), rest.begin() + std::ssize(inside.context));
   EXPECT_EQ(inside.continuation, rest);
   EXPECT_THROW(encode_pair(model, "The people", "", "x"), std::runtime_error);
+  std::string longer;
+  for (int i = 0; i < 130; ++i) longer += " of";
+  try {
+    encode_pair(model, "The people", longer, "quiz.jsonl:7");
+    ADD_FAILURE() << "taken";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(),
+                HasSubstr("quiz.jsonl:7: a choice or target of 130 tokens cannot be scored as a "
+                          "whole: the model was trained on 128"));
+  }
 }
 
 TEST_F(Tasks, AnEmptyContextIsTheSinkOrTheEndOfATextBefore) {
@@ -303,6 +313,8 @@ TEST_F(Tasks, WritesWhatItFound) {
   const auto paths = save_tasks(folder_, "step-00000010", header, scored);
   EXPECT_EQ(paths.at(0).filename(), "tasks-quiz-step-00000010.json");
   EXPECT_EQ(nlohmann::json::parse(read_file(paths[0])), json);
+  const TasksHeader rounded{"DIR", model.model->config().sink, "bfloat16"};
+  EXPECT_EQ(save_tasks(folder_, "", rounded, scored).at(0).filename(), "tasks-quiz-bfloat16.json");
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
+#include <string>
 
 #include "configs/units.h"
 #include "infer/command_options.h"
@@ -15,7 +17,8 @@ namespace basin {
 namespace {
 
 struct Arguments {
-  std::string model, format, out, dtype, max_shard_size = "5GB";
+  std::string model, format, out, dtype;
+  std::optional<std::string> max_shard_size;
   bool force = false;
 };
 
@@ -23,12 +26,13 @@ void run_hf(const Arguments& arguments) {
   HfExport options;
   options.out = arguments.out;
   options.dtype = arguments.dtype;
-  const auto bytes = parse_bytes(arguments.max_shard_size);
+  const std::string size = arguments.max_shard_size.value_or("5GB");
+  const auto bytes = parse_bytes(size);
   if (!bytes)
     throw std::invalid_argument(
         fmt::format("--max-shard-size: \"{}\" is no size: expected a number with B, kB, MB, GB, TB "
                     "or KiB to TiB, such as 5GB",
-                    arguments.max_shard_size));
+                    size));
   options.max_shard_bytes = *bytes;
   options.force = arguments.force;
   export_hugging_face(arguments.model, options);
@@ -37,6 +41,8 @@ void run_hf(const Arguments& arguments) {
 void run(const Arguments& arguments) {
   if (arguments.format == "hf")
     run_hf(arguments);
+  else if (arguments.max_shard_size)
+    throw std::invalid_argument("--max-shard-size is for --format hf: a GGUF file is one file");
   else
     export_gguf(arguments.model, {arguments.out, arguments.dtype, arguments.force});
   spdlog::info("wrote {}", arguments.out);
@@ -65,7 +71,7 @@ void add_export(CLI::App& app) {
   verb->add_option("--max-shard-size",
                    arguments->max_shard_size,
                    "hf: weights beyond this go into several files with an index")
-      ->capture_default_str();
+      ->default_str("5GB");
   verb->add_flag("--force", arguments->force, "replace an earlier export");
   verb->footer(
       "Examples:\n  basin export runs/demo-sink --format hf --out exported/demo-sink\n"

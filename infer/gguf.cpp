@@ -17,6 +17,7 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are little
 
 constexpr uint64_t kAlignment = 32;
 constexpr uint32_t kVersion = 3;
+constexpr double kLargestQ8 = 127.0 * 65504;  // by fp16's largest scale
 
 /// Type numbers of values, and of the elements of arrays.
 enum ValueType : uint32_t {
@@ -128,8 +129,11 @@ std::string encode(const GgufTensor& tensor, const at::Tensor& values) {
   const auto as = [&](at::ScalarType dtype) {
     const at::Tensor cast = values.to(dtype);
     if (!at::isfinite(cast).all().item<bool>())
-      throw std::runtime_error(fmt::format(
-          "tensor {} holds values that are not finite as {}", tensor.name, c10::toString(dtype)));
+      throw std::runtime_error(
+          fmt::format("tensor {} holds values that are not finite as {}: if the model is not damaged, "
+                      "export it as bf16 or f32",
+                      tensor.name,
+                      c10::toString(dtype)));
     return raw_bytes(cast);
   };
   switch (tensor.type) {
@@ -140,7 +144,13 @@ std::string encode(const GgufTensor& tensor, const at::Tensor& values) {
     case GgufType::kBF16:
       return as(at::kBFloat16);
     case GgufType::kQ8_0:
-      as(at::kFloat);
+      if (const double largest = values.abs().max().item<double>(); !(largest <= kLargestQ8))
+        throw std::runtime_error(
+            fmt::format("tensor {} holds a value of {}, which 8 bits cannot express ({:.3g} at most): "
+                        "if the model is not damaged, export it as bf16 or f32",
+                        tensor.name,
+                        largest,
+                        kLargestQ8));
       return to_q8_0(values);
   }
   throw std::logic_error("no such type");

@@ -68,6 +68,24 @@ TEST(Gguf, BytesOfASmallFile) {
   EXPECT_EQ(read_file(directory.path() / "f"), expected);
 }
 
+TEST(Gguf, NamesTensorsThatATypeCannotHold) {
+  const ScratchFolder directory;
+  const auto refusal = [&](GgufType type, double value) -> std::string {
+    const at::Tensor values = at::full({1, kQ8Block}, value, at::kFloat);
+    try {
+      write_gguf(directory.path() / "f", {{}, {{"t", {1, kQ8Block}, type, [&] { return values; }}}});
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_THAT(refusal(GgufType::kF16, 7e4), HasSubstr("tensor t holds values that are not finite"));
+  EXPECT_THAT(refusal(GgufType::kQ8_0, 8.4e6), HasSubstr("tensor t holds a value of 8400000"));
+  EXPECT_THAT(refusal(GgufType::kQ8_0, std::nan("")), HasSubstr("export it as bf16 or f32"));
+  EXPECT_EQ(refusal(GgufType::kF16, 6e4), "");
+  EXPECT_EQ(refusal(GgufType::kQ8_0, 8.3e6), "");
+}
+
 TEST(Gguf, Q8BlocksAreScaledByTheirLargestValue) {
   at::manual_seed(1);
   at::Tensor values = at::randn({3, 64}) * 5;

@@ -45,6 +45,13 @@ TEST_F(CommandLineTest, NumbersThatAreNotTakenAreNamedInAShortLine) {
   EXPECT_THAT(error_text(), HasSubstr("--seed: Value -1 not in range 0 to 9000000000000000"));
 }
 
+TEST_F(CommandLineTest, OptionsThatWouldChangeNothingAreRefused) {
+  EXPECT_EQ(basin("evaluate x --text y --mode dense --sinks 0"), 2);
+  EXPECT_THAT(error_text(), HasSubstr("--sinks is for mode stream"));
+  EXPECT_EQ(basin("export x --format gguf --out y --max-shard-size 1GB"), 2);
+  EXPECT_THAT(error_text(), HasSubstr("--max-shard-size is for --format hf"));
+}
+
 TEST_F(CommandLineTest, AnInputOfTheWrongKindIsCalledWhatItIs) {
   write_file(root_ / "x.gguf", "GGUF");
   EXPECT_EQ(basin("evaluate '" + (root_ / "x.gguf").string() + "' --text y"), 1);

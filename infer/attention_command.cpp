@@ -6,11 +6,14 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/json_text.h"
 #include "infer/attention_maps.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
+#include "infer/evaluate_output.h"
 
 namespace basin {
 namespace {
@@ -66,14 +69,19 @@ void run(const Arguments& arguments) {
                  metric.sequences,
                  kSinkPositions - sinks,
                  kSinkSequences);
-  nlohmann::ordered_json json = to_json(metric);
-  if (const int64_t step = step_of_model(model.directory); step >= 0) json["step"] = step;
-  write_stdout(arguments.json ? json.dump() + "\n" : to_table(metric, sinks > 0));
+  if (!at::isfinite(metric.maps).all().item<bool>())
+    throw std::runtime_error(
+        "the model's attention is not a number: its weights are damaged or its arithmetic overflows");
+  nlohmann::ordered_json json = result_header(model.directory.string(), model.model->config().sink);
+  json["dtype"] = arguments.model.dtype;
+  json["source"] = arguments.source.describe();
+  json.update(to_json(metric));
+  write_stdout(arguments.json ? to_line(json) : to_table(metric, sinks > 0));
   if (arguments.save) {
     const std::string step = named_step(arguments.model.path);
     const std::filesystem::path path =
         saved_in / (step.empty() ? "attention.json" : "attention-" + step + ".json");
-    write_file(path, json.dump() + "\n");
+    write_file(path, to_line(json));
     spdlog::info("saved {}", path.string());
   }
 }

@@ -33,7 +33,7 @@ std::string front_matter(const ModelConfig& config) {
   return text + "---\n\n";
 }
 
-std::string sink_section(const LoadedModel& model) {
+std::string sink_section(const LoadedModel& model, const RunFacts& facts) {
   const SinkConfig& sink = model.model->config().sink;
   switch (sink.kind) {
     case SinkKind::kNone:
@@ -57,9 +57,10 @@ std::string sink_section(const LoadedModel& model) {
     if (named) ids += fmt::format(" `{}`", model.tokenizer->piece(id));
   }
   std::string text = fmt::format(
-      "Every training sample began with {} learned sink token{} (id{} {}). The tokenizer files "
+      "Every training sample{} began with {} learned sink token{} (id{} {}). The tokenizer files "
       "prepend {}; keep {} in the cache when you stream ([StreamingLLM](https://arxiv.org/abs/"
       "2309.17453)), and evict the oldest of the others.\n",
+      facts.value("train.init_from").empty() ? "" : " of the run described below",
       sink.count,
       sink.count == 1 ? "" : "s",
       sink.count == 1 ? "" : "s",
@@ -73,11 +74,21 @@ std::string sink_section(const LoadedModel& model) {
   return text;
 }
 
+/// The last name of a model's directory, of a run's step with the run's.
+std::string model_name(const fs::path& directory) {
+  const fs::path path = without_slash(directory), name = path.filename();
+  const bool is_step = name == "final" || !named_step(path).empty();
+  return (is_step ? path.parent_path().filename() / name : name).string();
+}
+
 std::string data_section(const RunFacts& facts) {
   const std::vector<std::string> datasets = facts.datasets();
   if (datasets.empty())
     return "Not known: the directory that this was exported from has no training run around it.\n";
   std::string text;
+  if (const std::string from = facts.value("train.init_from"); !from.empty())
+    text += fmt::format("Started from the weights of `{}`, whose own training comes on top. ",
+                        model_name(from));
   if (facts.tokens > 0)
     text += fmt::format("Trained on {} tokens", grouped(std::llround(facts.tokens)));
   else
@@ -132,7 +143,7 @@ std::string loss_section(const RunFacts& facts) {
     if (loss)
       text += fmt::format("| {} | {} | {:.4f} | {:.2f} |\n", name, step, *loss, std::exp(*loss));
   };
-  row("training, last logged", facts.step, facts.loss);
+  row("training, last logged", facts.loss_step, facts.loss);
   row("validation, in pieces as long as training's", facts.val_step, facts.val_loss);
   return text;
 }
@@ -205,7 +216,7 @@ std::string model_card(const LoadedModel& model, const fs::path& target) {
                      name,
                      enum_name(config.model_type),
                      grouped(count_parameters(config))) +
-         "## Attention sink\n\n" + sink_section(model) + "\n## Data\n\n" + data_section(facts) +
+         "## Attention sink\n\n" + sink_section(model, facts) + "\n## Data\n\n" + data_section(facts) +
          "\n## Configuration\n\n" + config_section(model, facts) + "\n## Losses\n\n" +
          loss_section(facts) + "\n## Streaming perplexity\n\n" + streaming_section(facts) +
          "\n## Use\n\n" + use_section(model, name) +

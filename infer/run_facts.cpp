@@ -44,10 +44,12 @@ void read_metrics(const std::string& text, RunFacts& facts) {
     if (facts.step >= 0 && step > facts.step) break;
     last = step;
     facts.tokens = number(row, "tokens").value_or(0);
-    if (const auto loss = number(row, "loss")) facts.loss = loss;
+    if (const auto loss = number(row, "loss")) facts.loss = loss, facts.loss_step = step;
     if (const auto loss = number(row, "val_loss")) facts.val_loss = loss, facts.val_step = step;
   }
   if (facts.step < 0) facts.step = last;
+  // Not every step is logged, but each has as many tokens.
+  if (last > 0) facts.tokens = facts.tokens / static_cast<double>(last) * static_cast<double>(facts.step);
 }
 
 void read_table(const std::string& text, RunFacts& facts) {

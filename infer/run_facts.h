@@ -30,7 +30,7 @@ struct RunFacts {
   int64_t step = -1;                     // of the model; -1 when not known
   double tokens = 0;                     // predicted in training up to that step; 0: not known
   std::optional<double> loss, val_loss;  // the last ones logged up to that step, nats per token
-  int64_t val_step = -1;                 // of val_loss
+  int64_t loss_step = -1, val_step = -1;  // of them
   std::vector<StreamTable> tables;       // of that step
 
   bool has_config() const { return config.kind == ConfigNode::Kind::kMap; }

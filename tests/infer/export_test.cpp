@@ -256,7 +256,8 @@ TEST_F(ExportTest, TheCardSaysWhatIsKnownOfTheStepAndWhatIsNot) {
                     HasSubstr("1 learned sink token (id 1 `<sink>`)")));
   write_file(
       run / "config.yaml",
-      "data:\n  train:\n    - path: data/books_train\ntrain:\n  optimizer:\n    lr: 0.003\n");
+      "data:\n  train:\n    - path: data/books_train\ntrain:\n  init_from: /models/pythia-70m/\n"
+      "  optimizer:\n    lr: 0.003\n");
   write_file(run / "metrics.jsonl",
              R"({"step":10,"tokens":1000,"loss":3.0,"val_loss":2.5})"
              "\n"
@@ -278,9 +279,11 @@ TEST_F(ExportTest, TheCardSaysWhatIsKnownOfTheStepAndWhatIsNot) {
   write_file(run / "eval/evaluate-torn-C15.json", "{");
   HfExport options;
   options.out = root() / "known";
-  const std::string card = read_file(exported(run, options) / "README.md");
+  std::string card = read_file(exported(run, options) / "README.md");
   EXPECT_THAT(card,
-              AllOf(HasSubstr("Trained on 1 234 567 tokens"),
+              AllOf(HasSubstr("Started from the weights of `pythia-70m`, whose own training comes on "
+                              "top. Trained on 1 234 567 tokens"),
+                    HasSubstr("Every training sample of the run described below began with"),
                     HasSubstr("`books_train` (its size is not known"),
                     HasSubstr("| peak learning rate | 0.003 |"),
                     HasSubstr("| training, last logged | 20 | 2.0000 | 7.39 |"),
@@ -288,6 +291,14 @@ TEST_F(ExportTest, TheCardSaysWhatIsKnownOfTheStepAndWhatIsNot) {
                     HasSubstr("| 1 | 9 000 | 1.5000 | 4.48 |")));
   EXPECT_THAT(card,
               AllOf(Not(HasSubstr("5.55")), Not(HasSubstr("2.71")), Not(HasSubstr("/known"))));
+  // The step itself was not logged.
+  write_file(run / "metrics.jsonl", R"({"step":16,"tokens":16000,"loss":2.0})" "\n"
+                                    R"({"step":24,"tokens":24000,"loss":1.0})" "\n");
+  options.force = true;
+  card = read_file(exported(run, options) / "README.md");
+  EXPECT_THAT(card,
+              AllOf(HasSubstr("Trained on 20 000 tokens"),
+                    HasSubstr("| training, last logged | 16 | 2.0000 | 7.39 |")));
 }
 
 }  // namespace

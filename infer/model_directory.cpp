@@ -124,6 +124,14 @@ std::string named_step(const fs::path& path) {
   return step_of(name) ? name : "";
 }
 
+bool names_step(const fs::path& file) {
+  const std::string stem = file.stem().string();
+  const size_t at = stem.rfind("-step-");
+  const std::string name = at == stem.npos ? "" : stem.substr(at + 1);
+  const auto step = step_of(name);
+  return step && step_directory("", *step) == name;  // a text may be called two-step-5
+}
+
 int64_t step_of_model(const fs::path& directory) {
   return step_of(named_step(fs::weakly_canonical(directory))).value_or(-1);
 }

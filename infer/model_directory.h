@@ -53,6 +53,10 @@ std::vector<int64_t> read_eos_ids(const std::filesystem::path& file);
 /// "".
 std::string named_step(const std::filesystem::path& path);
 
+/// Whether `file`, a result, is that of a step that was asked for by name:
+/// evaluate-SOURCE-C127-step-00001000.json.
+bool names_step(const std::filesystem::path& file);
+
 /// The number in the name of the step that `directory` is or links to; -1 for what is no step.
 int64_t step_of_model(const std::filesystem::path& directory);
 

@@ -165,11 +165,16 @@ std::string streaming_table(const std::vector<RunRecord>& runs, const Evaluation
 
 std::string streaming_note(const EvaluationGroup& group) {
   const auto& evaluation = **std::ranges::find_if(group.by_run, [](const SavedEvaluation* e) { return e != nullptr; });
+  const std::string evicting =
+      evaluation.after_eviction < 0
+          ? ""
+          : fmt::format(", {} of them after tokens have left the cache", format_integer(evaluation.after_eviction));
   return fmt::format(
-      "Held-out text {}: {} documents, {} scored tokens, each document its own stream through a cache of {} entries{}. "
+      "Held-out text {}: {} documents, {} scored tokens{}, each document its own stream through a cache of {} entries{}. "
       "Below each difference its "
       "95 % interval: paired per token, blocks of 512 tokens resampled.",
-      evaluation.source, evaluation.documents.size(), format_integer(scored_tokens(group)), group.cache, group.unusual_dtype());
+      evaluation.source, evaluation.documents.size(), format_integer(scored_tokens(group)), evicting, group.cache,
+      group.unusual_dtype());
 }
 
 std::string streaming_section(const std::vector<RunRecord>& runs, const Comparison& comparison) {
@@ -239,7 +244,7 @@ std::string training_row(const RunRecord& run, const std::string& colour) {
     if (std::isfinite(row.tokens_per_second)) speeds.push_back(row.tokens_per_second);
   }
   std::ranges::sort(speeds);
-  const double held_out = last_validation_loss(run);
+  const LoggedStep* held_out = last_validation(run);
   const auto number = [](double value, int digits) {
     return std::isfinite(value) ? fmt::format("{:.{}f}", value, digits) : "n/a";
   };
@@ -247,7 +252,7 @@ std::string training_row(const RunRecord& run, const std::string& colour) {
       "tr",
       fmt::format("<th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
                   run_name(run.name, colour), last.step, format_count(last.tokens),
-                  number(losses > 0 ? loss / losses : NAN, 3), number(held_out, 3),
+                  number(losses > 0 ? loss / losses : NAN, 3), number(held_out == nullptr ? NAN : held_out->val_loss, 3),
                   speeds.empty() ? "n/a" : format_count(speeds[speeds.size() / 2]),
                   std::isfinite(last.mfu) ? fmt::format("{:.1f} %", 100 * last.mfu) : "n/a",
                   format_duration(last.seconds), last.skipped));
@@ -314,10 +319,11 @@ std::string attention_section(const std::vector<RunRecord>& runs) {
     }
     const SavedAttention& a = *runs[i].attention;
     html += figure(draw_attention(a, colours[i], kMapsLimitBytes / runs.size()),
-                   fmt::format("{}: mean attention of {} held-out sequences of {} positions, queries down, keys "
+                   fmt::format("{}: mean attention of {} sequences of {} positions{}, queries down, keys "
                                "across, layers L down and heads h across. Number: "
                                "share on the first position; heads above {:g} are framed.",
-                               runs[i].name, a.sequences, a.positions, a.epsilon));
+                               runs[i].name, a.sequences, a.positions, a.source.empty() ? "" : " of " + a.source,
+                               a.epsilon));
   }
   return html + "</div>\n" + absent;
 }
@@ -341,7 +347,7 @@ std::string footer(const std::vector<RunRecord>& runs, const Comparison& compari
   std::string commands;
   for (const RunRecord& run : runs) {
     if (!run.config.empty())
-      commands += fmt::format("{} --set run.dir={}-again\n", train_command(run), run.directory.string());
+      commands += train_command(run) + " --set " + shell_word("run.dir=" + run.directory.string() + "-again") + "\n";
     commands += evaluate_command(run, comparison) + "\n" + attention_command(run) + "\n";
   }
   return fmt::format(

@@ -40,7 +40,7 @@ EvaluationGroup group_of(const std::vector<RunRecord>& runs, const SavedEvaluati
   EvaluationGroup group{.source = wanted.source, .cache = wanted.cache, .dtype = wanted.dtype, .by_run = {}};
   for (const RunRecord& run : runs) {
     const auto it = std::ranges::find_if(run.evaluations, [&](const SavedEvaluation& e) {
-      return e.source == wanted.source && e.cache == wanted.cache && e.dtype == wanted.dtype;
+      return e.source_name() == wanted.source_name() && e.cache == wanted.cache && e.dtype == wanted.dtype;
     });
     group.by_run.push_back(it == run.evaluations.end() ? nullptr : &*it);
   }
@@ -58,7 +58,7 @@ bool same_tokens(const SavedEvaluation& a, const SavedEvaluation& b) {
 bool share_source(const std::vector<const RunRecord*>& evaluated) {
   return std::ranges::any_of(evaluated.front()->evaluations, [&](const SavedEvaluation& mine) {
     return std::ranges::all_of(evaluated, [&](const RunRecord* run) {
-      return std::ranges::count(run->evaluations, mine.source, &SavedEvaluation::source) > 0;
+      return std::ranges::count(run->evaluations, mine.source_name(), &SavedEvaluation::source_name) > 0;
     });
   });
 }

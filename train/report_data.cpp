@@ -19,6 +19,7 @@
 #include "configs/yaml_config.h"
 #include "data/tokenizer.h"
 #include "infer/model_directory.h"
+#include "model/checkpoint.h"
 
 namespace basin {
 namespace {
@@ -115,12 +116,16 @@ SavedRow evaluate_row(const Json& json) {
 
 /// Bins that grow by 1.25 or to 64 scored tokens, whichever is more.
 std::vector<int64_t> position_bins(const std::vector<SavedDocument>& documents) {
-  int64_t longest = 0;
-  for (const auto& document : documents) longest = std::max(longest, document.scored);
+  std::vector<int64_t> sizes;
+  for (const auto& document : documents) sizes.push_back(document.scored);
+  std::ranges::sort(sizes);
+  const int64_t longest = sizes.empty() ? 0 : sizes.back();
+  auto reaches = sizes.begin();  // the first document that is as long as the position
   std::vector<int64_t> bins{1};
   int64_t tokens = 0;
   for (int64_t position = 1; position <= longest; ++position) {
-    tokens += std::ranges::count_if(documents, [&](const auto& document) { return document.scored >= position; });
+    while (*reaches < position) ++reaches;
+    tokens += sizes.end() - reaches;
     if (tokens >= 2 * kFewestTokens && static_cast<double>(position + 1) >= 1.25 * static_cast<double>(bins.back())) {
       bins.push_back(position + 1);
       tokens = 0;
@@ -192,6 +197,7 @@ SavedEvaluation read_evaluation(const fs::path& file) {
                       .rows = {},
                       .bins = {},
                       .by_position = {},
+                      .after_eviction = json.value("after_eviction", int64_t{-1}),
                       .step = step_or_unknown(json)};
     for (const Json& d : json.at("documents"))
       e.documents.push_back({.tokens = d.at("tokens").get<int64_t>(),
@@ -210,7 +216,8 @@ SavedEvaluation read_evaluation(const fs::path& file) {
 
 SavedAttention read_attention(const fs::path& file) {
   SavedAttention attention = parsed(file, "attention ... --save", [](const Json& json) {
-    SavedAttention a{.epsilon = json.at("epsilon").get<double>(),
+    SavedAttention a{.source = json.value("source", ""),
+                     .epsilon = json.at("epsilon").get<double>(),
                      .sink_first = json.at("sink_first").get<double>(),
                      .sink_first_text = json.contains("sink_first_text") ? number(json, "sink_first_text") : kNaN,
                      .positions = json.at("positions").get<int64_t>(),
@@ -281,11 +288,6 @@ std::string tokenizer_hash(const fs::path& run) {
   return "";
 }
 
-/// evaluate-SOURCE-C127-step-00001000.json: of a step that was asked for by name.
-bool names_step(const fs::path& file) {
-  return file.stem().string().find("-step-") != std::string::npos;
-}
-
 int64_t newest_step(const fs::path& run) {
   int64_t newest = -1;
   for (const auto& entry : fs::directory_iterator(run)) {
@@ -297,7 +299,7 @@ int64_t newest_step(const fs::path& run) {
 
 RunRecord read_run(const fs::path& directory) {
   if (!fs::is_directory(directory))
-    throw std::runtime_error(fmt::format("{}: no such run directory", directory.string()));
+    throw std::runtime_error(fmt::format("{}: no such run directory{}", directory.string(), other_models(directory)));
   const auto files = eval_files(directory, "evaluate-");
   const bool has_config = fs::exists(directory / "config.yaml"), has_metrics = fs::exists(directory / "metrics.jsonl");
   const bool has_attention = fs::exists(directory / "eval" / "attention.json");
@@ -323,7 +325,9 @@ RunRecord read_run(const fs::path& directory) {
     if (evaluation.step >= 0) run.trajectory.push_back(evaluation);
     if (!names_step(file) && is_current(evaluation.step, file)) run.evaluations.push_back(evaluation);
   }
-  const auto order = [](const SavedEvaluation& e) { return std::tuple(e.source, e.cache, e.dtype, e.step); };
+  const auto order = [](const SavedEvaluation& e) {
+    return std::tuple(e.source_name(), e.cache, e.dtype != "float32", e.dtype, e.step);
+  };
   std::ranges::sort(run.evaluations, {}, order);
   std::ranges::sort(run.trajectory, {}, order);
   const auto twice = std::ranges::unique(run.trajectory, {}, order);  // the newest, with and without its name
@@ -343,6 +347,10 @@ RunRecord read_run(const fs::path& directory) {
 
 bool SavedRow::has_interval() const {
   return std::isfinite(ci_low) && std::isfinite(ci_high);
+}
+
+std::string SavedEvaluation::source_name() const {
+  return fs::path(source).filename().string();
 }
 
 const SavedRow* SavedEvaluation::streaming_row(int64_t sinks) const {

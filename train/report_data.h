@@ -49,8 +49,11 @@ struct SavedEvaluation {
   /// file.
   std::vector<std::vector<double>> by_position;
 
-  int64_t step = -1;  // of the run; -1 when the file does not say
+  int64_t after_eviction = -1;  // tokens scored after something had left the cache; -1 when the file does not say
+  int64_t step = -1;            // of the run; -1 when the file does not say
 
+  /// `source` without its folders, which may be spelled in several ways.
+  std::string source_name() const;
   /// The row that streams with so many kept tokens; null when it was not run.
   const SavedRow* streaming_row(int64_t sinks) const;
 };
@@ -58,6 +61,7 @@ inline constexpr int64_t kFewestTokens = 32;
 
 /// eval/attention.json. L layers, H heads; a map is (size, size), query row by key column.
 struct SavedAttention {
+  std::string source;  // what was read; empty when the file does not say
   double epsilon = 0, sink_first = 0, sink_first_text = 0;  // shares of heads, 0..1
   int64_t positions = 0, sequences = 0, map_size = 0;
   int64_t step = -1;  // of the run; -1 when the file does not say
@@ -71,7 +75,7 @@ struct RunRecord {
   std::map<std::string, std::string> config;  // dotted key -> value; empty without config.yaml
   std::string tokenizer_hash;                 // of the newest step's tokenizer; empty without one
   std::vector<LoggedStep> metrics;
-  std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache
+  std::vector<SavedEvaluation> evaluations;  // of the newest step, by source, then cache, float32 first
   std::vector<SavedEvaluation> trajectory;   // of every step that was evaluated: by source, cache, step
   std::optional<SavedAttention> attention;
   std::vector<SavedTask> tasks;  // of the newest step, by name

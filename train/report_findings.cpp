@@ -8,15 +8,12 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <limits>
 #include <set>
 
 #include "configs/progress.h"
 
 namespace basin {
 namespace {
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 std::string signed_number(double value, int decimals) {
   const std::string text = fmt::format("{:.{}f}", std::abs(value), decimals);
@@ -93,12 +90,12 @@ std::string held_out_losses(const std::vector<RunRecord>& runs, bool comparable)
   std::vector<double> losses;
   std::set<double> tokens;
   for (const RunRecord& run : runs) {
-    const double loss = last_validation_loss(run);
-    if (!std::isfinite(loss)) continue;
-    list += fmt::format("{}{} {:.3f} after {} tokens", list.empty() ? "" : ", ", run.name, loss,
-                        format_count(run.metrics.back().tokens));
-    losses.push_back(loss);
-    tokens.insert(run.metrics.back().tokens);
+    const LoggedStep* last = last_validation(run);
+    if (last == nullptr) continue;
+    list += fmt::format("{}{} {:.3f} after {} tokens", list.empty() ? "" : ", ", run.name, last->val_loss,
+                        format_count(last->tokens));
+    losses.push_back(last->val_loss);
+    tokens.insert(last->tokens);
   }
   if (list.empty()) return "";
   std::string text = fmt::format("Held-out loss in training, nats a token: {}.", list);
@@ -154,8 +151,8 @@ std::string streaming_sentences(const std::string& name, const SavedEvaluation& 
   const FirstTokens reading = first_tokens(evaluation);
   if (reading == FirstTokens::kUnknown) {
     return fmt::format(
-        "{}: whether it uses its first tokens was not measured; that takes streaming rows with 0 and 4 kept tokens and "
-        "an interval.",
+        "{}: whether it uses its first tokens was not measured; that takes streaming rows with 0 and 4 kept tokens, text "
+        "longer than the cache, and of it ten blocks of 512 tokens or ten documents.",
         name);
   }
   const SavedRow *none = evaluation.streaming_row(0), *one = evaluation.streaming_row(1),
@@ -182,11 +179,11 @@ std::string attention_sentence(const RunRecord& run) {
   return text + ".";
 }
 
-double last_validation_loss(const RunRecord& run) {
+const LoggedStep* last_validation(const RunRecord& run) {
   for (auto row = run.metrics.rbegin(); row != run.metrics.rend(); ++row) {
-    if (std::isfinite(row->val_loss)) return row->val_loss;
+    if (std::isfinite(row->val_loss)) return &*row;
   }
-  return kNaN;
+  return nullptr;
 }
 
 std::vector<std::string> headline(const std::vector<RunRecord>& runs, const Comparison& comparison) {

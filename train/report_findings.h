@@ -47,8 +47,8 @@ std::string attention_command(const RunRecord& run);
 /// `text` as one word of a shell command, quoted where it must be.
 std::string shell_word(const std::string& text);
 
-/// Held-out loss of the last validation, NaN without one.
-double last_validation_loss(const RunRecord& run);
+/// The row of the last validation; null without one.
+const LoggedStep* last_validation(const RunRecord& run);
 
 /// "29 997", with narrow spaces.
 std::string format_integer(int64_t number);

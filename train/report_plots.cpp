@@ -73,6 +73,28 @@ void fit_to_the_bulk(Plot& plot) {
   plot.y_high = high + 0.06 * (high - low);
 }
 
+/// Each step has as many tokens as any other.
+double tokens_at(const std::vector<LoggedStep>& rows, int64_t step) {
+  return rows.empty() ? kNaN : rows.back().tokens / static_cast<double>(rows.back().step) * static_cast<double>(step);
+}
+
+bool same_measure(const SavedEvaluation& a, const SavedEvaluation& b) {
+  return a.source_name() == b.source_name() && a.cache == b.cache && a.dtype == b.dtype;
+}
+
+/// One of the evaluations alike of which a run has the most steps; null where none has two.
+const SavedEvaluation* most_traced(const std::vector<RunRecord>& runs) {
+  const SavedEvaluation* found = nullptr;
+  int64_t most = 1;
+  for (const RunRecord& run : runs) {
+    for (const SavedEvaluation& e : run.trajectory) {
+      const int64_t steps = std::ranges::count_if(run.trajectory, [&](const auto& o) { return same_measure(e, o); });
+      if (steps > most) most = steps, found = &e;
+    }
+  }
+  return found;
+}
+
 /// Position of a bin on the logarithmic axis: the geometric mean of its first and last position.
 double middle(const std::vector<int64_t>& bins, size_t bin) {
   return std::sqrt(static_cast<double>(bins[bin]) * static_cast<double>(bins[bin + 1] - 1));
@@ -175,21 +197,19 @@ std::string sink_metric_plot(const std::vector<RunRecord>& runs) {
 }
 
 std::string eviction_plot(const std::vector<RunRecord>& runs) {
+  const SavedEvaluation* traced = most_traced(runs);
+  if (traced == nullptr) return "";
   Plot plot{.title = "cost of evicting the initial tokens over training",
             .x_label = "training tokens",
-            .y_label = "nats per token, none kept against 4"};
+            .y_label = fmt::format("nats per token, none kept against 4, cache {}", traced->cache)};
   const auto colours = run_colours(runs);
-  const auto traced = std::ranges::find_if(runs, [](const RunRecord& run) { return run.trajectory.size() > 1; });
-  if (traced == runs.end()) return "";
-  const SavedEvaluation& first = traced->trajectory.front();
   for (size_t i = 0; i < runs.size(); ++i) {
     std::vector<PlotPoint> points;
     for (const SavedEvaluation& evaluation : runs[i].trajectory) {
       const SavedRow* none = evaluation.streaming_row(0);
-      const auto logged = std::ranges::find(runs[i].metrics, evaluation.step, &LoggedStep::step);
-      if (evaluation.source == first.source && evaluation.cache == first.cache && evaluation.dtype == first.dtype && none != nullptr &&
-          logged != runs[i].metrics.end())
-        points.push_back({logged->tokens, none->nll_delta});
+      const double tokens = tokens_at(runs[i].metrics, evaluation.step);
+      if (same_measure(evaluation, *traced) && none != nullptr && std::isfinite(tokens))
+        points.push_back({tokens, none->nll_delta});
     }
     if (points.empty()) continue;
     plot.curves.push_back({.label = "", .colour = colours[i], .mark = Mark::kThin, .points = points});
@@ -251,8 +271,10 @@ std::string position_plot(const std::vector<RunRecord>& runs, const EvaluationGr
       }
     }
   }
-  plot.y_low = low - 0.05 * (high - low);
-  plot.y_high = high + 0.05 * (high - low);
+  if (low < high) {
+    plot.y_low = low - 0.05 * (high - low);
+    plot.y_high = high + 0.05 * (high - low);
+  }
   return draw_plot(plot);
 }
 

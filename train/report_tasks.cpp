@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "configs/files.h"
@@ -26,7 +27,7 @@ constexpr const char* kMeasures[] = {"acc", "acc_norm", "acc_bytes", "perplexity
 SavedTask read_task_file(const fs::path& file) {
   try {
     const Json json = Json::parse(read_file(file)), task = json.at("tasks").at(0);
-    SavedTask saved{file, task.at("name"), task.at("examples"), -1, {}};
+    SavedTask saved{file, task.at("name"), json.value("dtype", "float32"), task.at("examples"), -1, {}};
     if (json.contains("step") && !json["step"].is_null()) saved.step = json["step"];
     for (const char* measure : kMeasures) {
       if (!task.contains(measure)) continue;
@@ -44,8 +45,14 @@ SavedTask read_task_file(const fs::path& file) {
   }
 }
 
-const SavedTask* find_task(const RunRecord& run, const std::string& name) {
-  const auto found = std::ranges::find(run.tasks, name, &SavedTask::name);
+/// What stands in one row: arithmetics are not mixed.
+using Row = std::tuple<std::string, bool, std::string>;
+Row row_of(const SavedTask& task) {
+  return {task.name, task.dtype != "float32", task.dtype};
+}
+
+const SavedTask* find_task(const RunRecord& run, const Row& row) {
+  const auto found = std::ranges::find(run.tasks, row, row_of);
   return found == run.tasks.end() ? nullptr : &*found;
 }
 
@@ -83,30 +90,29 @@ std::string cell(const SavedTask* task, const std::string& measure, bool bold, i
 std::vector<SavedTask> read_tasks(const fs::path& run) {
   std::vector<SavedTask> tasks;
   for (const fs::path& file : eval_files(run, "tasks-")) {
-    const bool of_a_named_step = file.filename().string().find("-step-") != std::string::npos;
-    if (!of_a_named_step) tasks.push_back(read_task_file(file));
+    if (!names_step(file)) tasks.push_back(read_task_file(file));
   }
-  std::ranges::sort(tasks, {}, &SavedTask::name);
+  std::ranges::sort(tasks, {}, row_of);
   return tasks;
 }
 
 TasksTable tasks_table(const std::vector<RunRecord>& runs, const std::vector<std::string>& names) {
-  std::set<std::string> task_names;
+  std::set<Row> rows;
   for (const RunRecord& run : runs)
-    for (const SavedTask& task : run.tasks) task_names.insert(task.name);
-  if (task_names.empty()) return {};
+    for (const SavedTask& task : run.tasks) rows.insert(row_of(task));
+  if (rows.empty()) return {};
   TasksTable table{"<tr><th>task</th><th>examples</th>", ""};
   for (const std::string& name : names) table.head += "<th class=\"first\">" + name + "</th>";
   table.head += "</tr>";
-  for (const std::string& name : task_names) {
+  for (const Row& row : rows) {
     std::vector<const SavedTask*> tasks;
-    for (const RunRecord& run : runs) tasks.push_back(find_task(run, name));
+    for (const RunRecord& run : runs) tasks.push_back(find_task(run, row));
     const SavedTask& any =
         **std::ranges::find_if(tasks, [](const SavedTask* t) { return t != nullptr; });
     for (const char* measure : kMeasures) {
       if (!any.values.contains(measure)) continue;
       table.body += fmt::format("<tr><th>{} <span class=\"soft\">{}</span></th><td>{}</td>",
-                                escape_html(name),
+                                escape_html(any.name + (any.dtype == "float32" ? "" : ", " + any.dtype)),
                                 measure,
                                 any.examples);
       const int64_t best = winner(tasks, measure);

@@ -11,20 +11,20 @@ namespace basin {
 
 struct RunRecord;
 
-/// One eval/tasks-NAME.json.
+/// One eval/tasks-NAME[-bfloat16].json.
 struct SavedTask {
   struct Value {
     double value = 0, standard_error = 0;  // the error NaN for a single example
   };
   std::filesystem::path file;
-  std::string name;
+  std::string name, dtype;  // dtype: of the arithmetic
   int64_t examples = 0;
   int64_t step = -1;  // of the run; -1 when the file does not say
   std::map<std::string, Value>
       values;  // acc, acc_norm, acc_bytes, perplexity, as far as it has them
 };
 
-/// Those of `run`'s eval/ folder, by name; results of a step that was asked for by its name are
+/// Those of `run`'s eval/ folder, by name, float32 first; results of a step that was asked for by its name are
 /// left out. Throws std::runtime_error naming the file that is damaged.
 std::vector<SavedTask> read_tasks(const std::filesystem::path& run);
 

@@ -59,10 +59,63 @@ TEST_F(ReportTest, ArithmeticsAreNotMixed) {
   EXPECT_TRUE(contains(page({"none", "sink"}), "a cache of 64 entries, bfloat16."));
 }
 
+TEST_F(ReportTest, OneTextIsFoundHoweverItsFolderIsSpelled) {
+  whole_run("none", kUnused, 3.0);
+  whole_run("sink", kUses, 3.0);
+  Json json = Json::parse(read_file(file("sink", stem(kUses) + ".json")));
+  json["source"] = "/elsewhere/heldout";
+  write_file(file("sink", stem(kUses) + ".json"), json.dump());
+  EXPECT_EQ(compare(read({"none", "sink"})).refusal, "");
+}
+
+TEST_F(ReportTest, Float32HeadsThePageWhereThereAreTwoArithmetics) {
+  whole_run("none", kUses, 3.0);
+  Numbers rounded = kUnused;
+  rounded.dtype = "bfloat16";
+  evaluation("none", rounded);
+  const auto runs = read({"none"});
+  const Comparison both = compare(runs);
+  ASSERT_EQ(both.groups.size(), 2u);
+  EXPECT_EQ(both.groups[0].dtype, "float32");
+}
+
 // ---- what is read
 
+TEST_F(ReportTest, ATextMayBeCalledLikeAStep) {
+  whole_run("none", kUnused, 3.0);
+  Numbers n = kUses;
+  n.source = "two-step-by-step-5";
+  evaluation("none", n);
+  EXPECT_EQ(read({"none"}).front().evaluations.size(), 2u);
+  n.by_name = true;
+  evaluation("none", n);
+  EXPECT_EQ(read({"none"}).front().evaluations.size(), 2u);
+}
+
+TEST_F(ReportTest, SaysHowManyTokensComeAfterAnEviction) {
+  whole_run("none", kUnused, 3.0);
+  EXPECT_FALSE(contains(page({"none"}), "left the cache"));
+  Json json = Json::parse(read_file(file("none", stem(kUnused) + ".json")));
+  json["after_eviction"] = 236;
+  write_file(file("none", stem(kUnused) + ".json"), json.dump());
+  EXPECT_TRUE(
+      contains(page({"none"}), "300 scored tokens, 236 of them after tokens have left the cache"));
+}
+
+TEST_F(ReportTest, SaysOfWhichTextAttentionIs) {
+  attention("m");
+  EXPECT_TRUE(contains(page({"m"}), "attention of 100 sequences of 64 positions, queries"));
+  Json json = Json::parse(read_file(file("m", "eval/attention.json")));
+  json["source"] = "data/heldout";
+  write_file(file("m", "eval/attention.json"), json.dump());
+  EXPECT_TRUE(contains(page({"m"}), "of 64 positions of data/heldout, queries"));
+}
+
 TEST_F(ReportTest, RefusesWhatIsNoRun) {
-  EXPECT_TRUE(contains(error_of({"nowhere"}), "nowhere: no such run directory"));
+  EXPECT_TRUE(error_of({"nowhere"}).ends_with("nowhere: no such run directory"));
+  write_file(file("some", "config.json"), "{}");
+  EXPECT_TRUE(error_of({"sme"}).ends_with("sme: no such run directory; did you mean " +
+                                          (root_ / "some").string() + "?"));
   file("empty", "other.txt");
   const std::string error = error_of({"empty"});
   EXPECT_TRUE(contains(

@@ -5,7 +5,8 @@ namespace basin {
 namespace {
 
 TEST_F(ReportTest, MapsStayBelowTheirLimit) {
-  SavedAttention attention{.epsilon = 0.3,
+  SavedAttention attention{.source = "",
+                           .epsilon = 0.3,
                            .sink_first = 0,
                            .sink_first_text = 0,
                            .positions = 64,

@@ -9,11 +9,13 @@ class ReportTasksTest : public ReportTest {
   void task(const std::string& run,
             const std::string& name,
             const Json& measures,
-            int64_t step = 20) const {
+            const std::string& dtype = "float32") const {
     Json one = {{"name", name}, {"examples", 100}};
     one.update(measures);
-    const Json json = {{"model", "runs/" + run + "/final"}, {"step", step}, {"tasks", {one}}};
-    write_file(file(run, "eval/tasks-" + name + ".json"), json.dump());
+    const Json json = {
+        {"model", "runs/" + run + "/final"}, {"step", 20}, {"dtype", dtype}, {"tasks", {one}}};
+    const std::string suffix = dtype == "float32" ? "" : "-" + dtype;
+    write_file(file(run, "eval/tasks-" + name + suffix + ".json"), json.dump());
   }
   static Json choices(double acc, double error) {
     return {{"acc", acc}, {"acc_stderr", error}, {"acc_norm", 0.5}, {"acc_norm_stderr", error}};
@@ -40,6 +42,28 @@ TEST_F(ReportTasksTest, StandSideBySideAndTheClearlyBetterIsBold) {
   EXPECT_FALSE(contains(html, "<b>50.0 %</b>"));                   // no difference
   EXPECT_TRUE(contains(html, "<td class=\"first\">20.0 %</td>"));  // no error, so nothing to say
   EXPECT_TRUE(contains(html, "<b>30</b><span class=\"soft\">± 1</span>"));  // less is better
+}
+
+TEST_F(ReportTasksTest, ArithmeticsHaveRowsOfTheirOwn) {
+  whole_run("none", kUnused, 3.0);
+  whole_run("sink", kUses, 3.0);
+  task("none", "piqa", choices(0.52, 0.02));
+  task("none", "piqa", choices(0.51, 0.02), "bfloat16");
+  task("sink", "piqa", choices(0.71, 0.02), "bfloat16");
+  const std::string html = page({"none", "sink"});
+  const size_t exact = html.find("<tr><th>piqa <span class=\"soft\">acc<"),
+               rounded = html.find("<tr><th>piqa, bfloat16 <span class=\"soft\">acc<");
+  ASSERT_LT(exact, rounded);
+  ASSERT_NE(rounded, std::string::npos);
+  EXPECT_TRUE(contains(html.substr(exact, html.find("</tr>", exact) - exact), "n/a"));
+  const std::string row = html.substr(rounded, html.find("</tr>", rounded) - rounded);
+  EXPECT_TRUE(contains(row, "51.0 %") && contains(row, "<b>71.0 %</b>")) << row;
+}
+
+TEST_F(ReportTasksTest, ATaskMayBeCalledLikeAStep) {
+  whole_run("none", kUnused, 3.0);
+  task("none", "two-step-by-step-5", choices(0.52, 0.02));
+  EXPECT_EQ(read({"none"}).front().tasks.size(), 1u);
 }
 
 TEST_F(ReportTasksTest, WhatOneRunLacksOrMeasuredElsewhereIsSaid) {

@@ -168,6 +168,9 @@ TEST_F(ReportTest, NamesTheCommandForWhatIsMissing) {
   EXPECT_TRUE(contains(html, "build/basin train " + directory + "/config.yaml"));
   EXPECT_TRUE(contains(html, "<span>bare: not streamed yet</span>"));
   EXPECT_EQ(shell_word("a b'c"), "'a b'\\''c'");
+  config("a b", "token");
+  EXPECT_TRUE(contains(page({"a b"}),
+                       "--set &#39;run.dir=" + (root_ / "a b").string() + "-again&#39;\n"));
 }
 
 TEST_F(ReportTest, SamePageForSameRuns) {
@@ -225,6 +228,50 @@ TEST_F(ReportTest, BinsLossesByPosition) {
   EXPECT_FALSE(position_plot(runs, compare(runs).groups.front(), 0).empty());
 }
 
+TEST_F(ReportTest, BinsOfSeveralDocumentsHaveEnoughTokens) {
+  evaluation("m", kUses, false);
+  Json json = Json::parse(read_file(file("m", stem(kUses) + ".json")));
+  json["documents"].clear();
+  const std::vector<int64_t> scored = {300, 10, 0, 1000, 40, 40, 7};
+  for (const int64_t n : scored)
+    json["documents"].push_back({{"tokens", n + 1}, {"scored", n}, {"bytes", nullptr}});
+  write_file(file("m", stem(kUses) + ".json"), json.dump());
+  const auto runs = read({"m"});
+  const std::vector<int64_t>& bins = runs.front().evaluations.front().bins;
+  EXPECT_EQ(bins.front(), 1);
+  EXPECT_EQ(bins.back(), 1001);
+  EXPECT_EQ(bins[1], 13) << "six documents reach position 7, five 10, four 12";
+  for (size_t b = 0; b + 1 < bins.size(); ++b) {
+    int64_t tokens = 0;
+    for (const int64_t n : scored)
+      tokens += std::max<int64_t>(0, std::min(n + 1, bins[b + 1]) - bins[b]);
+    EXPECT_GE(tokens, 2 * kFewestTokens);
+  }
+}
+
+// Text so short that it is one bin, in which all rows agree.
+TEST_F(ReportTest, APlotOfOneNumberIsDrawn) {
+  Numbers n = kUses;
+  n.tokens = 61;
+  n.ppl_0 = n.ppl_4;
+  evaluation("m", n);
+  const auto runs = read({"m"});
+  ASSERT_EQ(runs.front().evaluations.front().bins.size(), 2u);
+  const std::string plot = position_plot(runs, compare(runs).groups.front(), 0);
+  EXPECT_TRUE(contains(plot, "<path")) << plot;
+  EXPECT_FALSE(contains(plot, "nan")) << plot;
+  EXPECT_FALSE(contains(plot, "inf")) << plot;
+}
+
+TEST_F(ReportTest, HeldOutLossesStandWithTheTokensThatTheyWereMeasuredAt) {
+  metrics("m", 3.0);
+  std::string lines = read_file(file("m", "metrics.jsonl"));
+  Json later = Json::parse(lines.substr(lines.rfind('{')));
+  later["step"] = 30, later["tokens"] = 30000, later["val_loss"] = nullptr;
+  write_file(file("m", "metrics.jsonl"), lines + later.dump() + "\n");
+  EXPECT_TRUE(contains(page({"m"}), "m 3.000 after 20.0 k tokens."));
+}
+
 TEST_F(ReportTest, DrawsWhatEvictionCostsOverTraining) {
   whole_run("sink", kUses, 3);
   for (const auto& [step, ppl_0] : {std::pair{10, 20.0}, std::pair{20, 22.0}}) {
@@ -245,6 +292,26 @@ TEST_F(ReportTest, DrawsWhatEvictionCostsOverTraining) {
       std::distance(std::sregex_iterator(plot.begin(), plot.end(), dot), std::sregex_iterator()), 3)
       << "one in the legend: " << plot;
   EXPECT_TRUE(contains(page({"sink"}), "none kept against four"));
+}
+
+// Steps that were saved need not be steps that were logged, and the cache with most of them counts.
+TEST_F(ReportTest, DrawsEvictionOfStepsThatWereNotLogged) {
+  whole_run("sink", kUses, 3);  // logs 1 to 20
+  Numbers other = kUses;
+  other.cache = 32;
+  evaluation("sink", other);
+  for (const int64_t step : {15, 33}) {
+    Numbers n = kUses;
+    n.step = step;
+    n.by_name = true;
+    evaluation("sink", n);
+  }
+  const std::string plot = eviction_plot(read({"sink"}));
+  EXPECT_TRUE(contains(plot, "none kept against 4, cache 64")) << plot;
+  const std::regex dot("<circle");
+  EXPECT_EQ(
+      std::distance(std::sregex_iterator(plot.begin(), plot.end(), dot), std::sregex_iterator()), 4)
+      << "one in the legend: " << plot;
 }
 
 TEST_F(ReportTest, LeavesOutWhatWasMeasuredBeforeTrainingWentOn) {

@@ -7,8 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <initializer_list>
-
-#include "configs/log.h"
+#include <string_view>
 
 namespace basin {
 namespace {
@@ -35,9 +34,11 @@ void on_signal(int signal) {
 
 // Where a mapped page cannot be had, there is nowhere to throw from.
 [[noreturn]] void on_bus_error(int) {
-  write_stderr(
-      "error: bus error: a mapped file (a dataset, weights) has become shorter while it was read, its "
-      "disk fails, or /dev/shm is full\n");
+  constexpr std::string_view line =
+      "error: bus error: a mapped file (a dataset, weights) has become shorter while it was read, "
+      "its "
+      "disk fails, or /dev/shm is full\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
   _exit(1);
 }
 

@@ -36,8 +36,7 @@ void on_signal(int signal) {
 [[noreturn]] void on_bus_error(int) {
   constexpr std::string_view line =
       "error: bus error: a mapped file (a dataset, weights) has become shorter while it was read, "
-      "its "
-      "disk fails, or /dev/shm is full\n";
+      "its disk fails, or /dev/shm is full\n";
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
   _exit(1);
 }

@@ -113,14 +113,14 @@ def check(basin, kind, layout, scratch):
     tokenizer = write(kind, layout, model)
     server = export(basin, model, scratch)
     check_ids(tokenizer, server, tokenizer.encode("").ids)
-    silent = [id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special]   # llama.cpp takes some for ends, and draws none of those
+    silent = [id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special]   # some are ends to llama.cpp, which draws no such one
     reference, shortest = transformers.AutoModelForCausalLM.from_pretrained(model).float().eval(), NEW_TOKENS
     for prompt in PROMPTS:
         fed = tokenizer.encode(prompt).ids
         given = torch.tensor([fed])
         ours = reference.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None,
                                   pad_token_id=0, suppress_tokens=silent or None)[0, len(fed):].tolist()
-        steps, margin = agreed_steps(reference, fed, ours, server.complete(fed, NEW_TOKENS, cache_prompt=False)["tokens"])
+        steps, margin = agreed_steps(reference, fed, ours, server.complete(fed, NEW_TOKENS, cache_prompt=False, logit_bias=[[id, False] for id in silent])["tokens"])
         if steps < NEW_TOKENS and (layout == "llama" or margin >= 0.02):
             raise Failed(f"{prompt!r}: step {steps} differs, where the best two logits are {margin:.4f} apart")
         shortest = min(shortest, steps)

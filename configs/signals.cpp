@@ -17,6 +17,7 @@ constexpr int64_t kSameRequestMs = 1000;
 // The handler may touch nothing but lock-free atomics and async-signal-safe calls.
 std::atomic<int> pending{0};
 std::atomic<int64_t> asked_at_ms{0};
+std::atomic<pid_t> group_to_take{0};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
 
 int64_t now_ms() {
@@ -29,7 +30,9 @@ void on_signal(int signal) {
   int none = 0;
   if (pending.load() == 0) asked_at_ms.store(now_ms());
   if (pending.compare_exchange_strong(none, signal)) return;
-  if (signal != SIGHUP && now_ms() - asked_at_ms.load() >= kSameRequestMs) _exit(128 + signal);
+  if (signal == SIGHUP || now_ms() - asked_at_ms.load() < kSameRequestMs) return;
+  if (const pid_t group = group_to_take.load(); group > 0) kill(-group, SIGKILL);
+  _exit(128 + signal);
 }
 
 // Where a mapped page cannot be had, there is nowhere to throw from.
@@ -56,6 +59,10 @@ void install_signal_handlers() {
   struct sigaction bus_error {};
   bus_error.sa_handler = on_bus_error;
   sigaction(SIGBUS, &bus_error, nullptr);
+}
+
+void take_along(pid_t group) {
+  group_to_take.store(group);
 }
 
 void survive_closed_pipes() {

@@ -4,6 +4,8 @@
 // has already sent to everybody.)
 #pragma once
 
+#include <sys/types.h>
+
 #include <exception>
 
 namespace basin {
@@ -13,6 +15,10 @@ namespace basin {
 /// that goes sends several, and is left alone where it is ignored (nohup). Blocking system calls
 /// return EINTR. SIGBUS, which a mapped file that is cut short ends in, exits with 1 and says so.
 void install_signal_handlers();
+
+/// When a second signal ends this process at once, `group`, a process group, is killed before: its
+/// processes may be stopped, or wait for each other. 0: none.
+void take_along(pid_t group);
 
 /// A pipe that nobody reads any more is an error of the write (EPIPE), no longer the end of the
 /// process. For work that is worth more than what it says; passed on to processes that it starts.

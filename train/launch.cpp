@@ -63,7 +63,8 @@ struct Child {
   std::optional<int> status;  // as of waitpid
 };
 
-Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
+/// In process group `group`, or in a new one of its own (0).
+Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store, pid_t group) {
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0)
     throw std::system_error(errno, std::generic_category(), "pipe");
@@ -89,7 +90,7 @@ Child start_rank(int64_t rank, int64_t nproc, std::pair<int, uint16_t> store) {
   posix_spawnattr_setflags(
       &attributes,
       POSIX_SPAWN_SETPGROUP);  // Ctrl-C reaches the launcher alone, which passes it on once
-  posix_spawnattr_setpgroup(&attributes, 0);
+  posix_spawnattr_setpgroup(&attributes, group);
   Child child;
   const int error = posix_spawn(&child.pid,
                                 "/proc/self/exe",
@@ -118,10 +119,14 @@ class Children {
  public:
   explicit Children(int64_t nproc) {
     const auto store = listen_on_free_port();
-    for (int64_t rank = 0; rank < nproc; ++rank) all_.push_back(start_rank(rank, nproc, store));
+    for (int64_t rank = 0; rank < nproc; ++rank) {
+      all_.push_back(start_rank(rank, nproc, store, rank == 0 ? 0 : all_[0].pid));
+      take_along(all_[0].pid);
+    }
     close(store.first);
   }
   ~Children() {
+    take_along(0);
     for (Child& child : all_) {
       if (!child.status) {
         kill(child.pid, SIGKILL);

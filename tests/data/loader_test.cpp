@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <numeric>
 #include <set>
@@ -183,7 +185,10 @@ TEST_F(LoaderTest, MixturesWalkEachDatasetWhole) {
 // Data larger than memory is read from disk for each sample: a few pages, not a megabyte.
 TEST_F(LoaderTest, ReadsLittleMoreThanTheSamplesFromDisk) {
   constexpr int64_t kTokens = 4 << 20, kPageBytes = 4096;
-  const DatasetConfig dataset = counting("d", kTokens, 0);
+  // Among the build's files: /tmp lies in memory on many systems.
+  setenv("TMPDIR", std::filesystem::path(BASIN_PROGRAM).parent_path().c_str(), 1);
+  const TemporaryFolder on_disk;
+  const DatasetConfig dataset = counting((on_disk / "d").string(), kTokens, 0);
   const auto cached_bytes = [&](bool drop) {
     const FileDescriptor file = open_file(dataset.path + ".bin", O_RDONLY);
     if (drop) posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
@@ -192,9 +197,11 @@ TEST_F(LoaderTest, ReadsLittleMoreThanTheSamplesFromDisk) {
     std::vector<unsigned char> pages(bytes / kPageBytes);
     EXPECT_EQ(mincore(map, bytes, pages.data()), 0);
     munmap(map, bytes);
-    return kPageBytes * std::count_if(pages.begin(), pages.end(), [](auto page) { return page & 1; });
+    return kPageBytes *
+           std::count_if(pages.begin(), pages.end(), [](auto page) { return page & 1; });
   };
-  if (cached_bytes(true) > 0) GTEST_SKIP() << "files here stay in memory, there is no disk to read";
+  if (cached_bytes(true) > 0)
+    GTEST_SKIP() << "the build's folder lies in memory, too: there is no disk to read";
   {
     DataLoader loader(config({dataset}), {.global_batch = 16, .seed = 1});
     for (int64_t k = 0; k < 4; ++k) loader.batch(k);

@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "model/kernels/cuda/decode_greedy.h"
 #include "model/rope.h"
 
 namespace basin {

@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "model/kernels/cuda/decode.h"
-#include "model/kernels/cuda/decode_greedy.h"
 #include "tests/support/kernel_checks.h"
 
 namespace basin::kernels {

@@ -118,6 +118,10 @@ struct DecodeGreedy {
   void* scratch = nullptr;    // decode_greedy_scratch bytes, zero before the first use
 };
 
+/// In the output, instead of a token, where the largest logit is not finite; a NaN counts as larger
+/// than any other. The state then gets some token of the vocabulary.
+constexpr int64_t kNotFinite = -1;
+
 /// The next token is the one with the largest logit, of equals the lowest id; it goes to the state
 /// and to the output, and the position moves on.
 void decode_greedy(const DecodeBatch& batch, const DecodeGreedy& greedy);

@@ -1,7 +1,6 @@
 // Both ends of a decoding step: the token's row of the embedding and the rotary angles of its
 // position, and the choice of the next token.
 #include "model/kernels/cuda/decode.h"
-#include "model/kernels/cuda/decode_greedy.h"
 #include "model/kernels/cuda/decode_launch.cuh"
 
 namespace basin::kernels {

@@ -8,8 +8,11 @@
 namespace basin::ops {
 namespace {
 
-// Below that LibTorch's is as fast, or faster: too few rows to pay for the packing.
-constexpr int64_t kLeastRows = 32;
+// Below that LibTorch's product is as fast, or faster, where it has one: too few rows to pay for
+// the packing.
+int64_t least_rows() {
+  return product_dtype(at::kBFloat16, at::kCPU) == at::kBFloat16 ? 32 : 1;
+}
 
 // A matrix as the kernel reads it; null where neither its rows nor its columns are contiguous.
 std::optional<kernels::GemmOperand> operand(const at::Tensor& x) {
@@ -25,19 +28,25 @@ bool takes_gemm(const at::Tensor& x) {
   return takes_cpu_kernel(x) && x.scalar_type() == at::kBFloat16 && kernels::has_gemm();
 }
 
+at::ScalarType product_dtype(at::ScalarType dtype, at::Device device) {
+  const bool slow =
+      device.is_cpu() && dtype == at::kBFloat16 && !__builtin_cpu_supports("avx512bw");
+  return slow ? at::kFloat : dtype;
+}
+
 int64_t logit_columns(int64_t V, bool on_gpu) {
   constexpr int64_t kPack = 8;
   return on_gpu ? (V + kPack - 1) / kPack * kPack : V;
 }
 
 int64_t gemm_workspace_bytes(int64_t M, int64_t N, int64_t K) {
-  if (!kernels::has_gemm() || std::min(M, N) < kLeastRows) return 0;
+  if (!kernels::has_gemm() || std::min(M, N) < least_rows()) return 0;
   return kernels::gemm_workspace(M, N, K) * static_cast<int64_t>(sizeof(float));
 }
 
 void gemm_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
   const int64_t M = a.size(0), K = a.size(1), N = b.size(1);
-  if (takes_gemm(a) && out.is_contiguous() && std::min(M, N) >= kLeastRows) {
+  if (takes_gemm(a) && out.is_contiguous() && std::min(M, N) >= least_rows()) {
     const auto rows = operand(a), columns = operand(b.t());
     if (rows && columns) {
       const at::Tensor workspace =

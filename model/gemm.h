@@ -1,4 +1,4 @@
-// Matrix products of ops: Basin's kernel for bf16 where the processor has one, else LibTorch's.
+// Matrix products of ops: Basin's kernel for bf16 where it is the faster one, else LibTorch's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,8 +19,12 @@ void gemm_out(at::Tensor& out,
 /// alive.
 bool takes_gemm(const at::Tensor& x);
 
-/// Columns of logits over a vocabulary of V: on a GPU filled up to whole 16 bytes, without which its
-/// products and the loss take several times as long.
+/// In which type LibTorch multiplies matrices of `dtype` at full speed: fp32 for bf16 on a CPU
+/// without AVX-512, where its product of bf16 takes one thread and one element at a time.
+at::ScalarType product_dtype(at::ScalarType dtype, at::Device device);
+
+/// Columns of logits over a vocabulary of V: on a GPU filled up to whole 16 bytes, without which
+/// its products and the loss take several times as long.
 int64_t logit_columns(int64_t V, bool on_gpu);
 
 /// Bytes of memory that a product of bf16 on this CPU wants while it runs.

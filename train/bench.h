@@ -40,7 +40,8 @@ Timing time_runs(const BenchOptions& options, at::Device device, const std::func
 void add_rate(BenchRow& row, const std::string& name, double work, const Timing& timing);
 
 /// Floating-point operations a second of LibTorch's matrix product, the best of squares of 1024,
-/// 2048 and 4096 on all threads.
+/// 2048 and 4096 on all threads; of fp32 where its product of bf16 is no measure of the machine
+/// (ops::product_dtype).
 double measure_gemm_flops(at::ScalarType dtype, at::Device device);
 /// Bytes a second that all threads of the CPU together, or the GPU, read from memory.
 double measure_read_bandwidth(at::Device device);

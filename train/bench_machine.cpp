@@ -13,6 +13,7 @@
 #include "model/cpu_allocator.h"
 #include "model/cuda.h"
 #include "model/device.h"
+#include "model/gemm.h"
 #include "train/bench.h"
 
 namespace basin {
@@ -53,7 +54,8 @@ void add_rate(BenchRow& row, const std::string& name, double work, const Timing&
 double measure_gemm_flops(at::ScalarType dtype, at::Device device) {
   double best = 0;
   for (const int64_t n : {1024, 2048, device.is_cuda() ? 8192 : 4096}) {
-    const at::TensorOptions options = at::TensorOptions(dtype).device(device);
+    const at::TensorOptions options =
+        at::TensorOptions(ops::product_dtype(dtype, device)).device(device);
     const at::Tensor a = at::randn({n, n}, options), b = at::randn({n, n}, options);
     at::Tensor c = at::empty({n, n}, a.options());
     const double work =

@@ -1,5 +1,5 @@
-// The matrix product of bf16 training on a CPU, the fastest there is for processors whose widest
-// bf16 instruction is AVX512-BF16's. Tested against LibTorch's; ops choose (model/gemm.h).
+// The matrix product of bf16 on a CPU, where Basin's is faster than LibTorch's. Tested against
+// fp64; ops choose (model/gemm.h).
 #pragma once
 
 #include "model/kernels/kernels.h"
@@ -22,7 +22,8 @@ struct Gemm {
   Bf16* c;           // (M, N), contiguous
 };
 
-/// Whether this processor has the instructions, and none that LibTorch makes more of (AMX).
+/// Whether this processor has AVX512-BF16 and nothing that LibTorch makes more of (AMX), or no
+/// AVX-512 at all: LibTorch then multiplies bf16 on one thread, one element at a time.
 bool has_gemm();
 
 /// Floats of memory that gemm() wants beside its operands.

@@ -89,6 +89,7 @@ def require(condition, message):
 # --- training -------------------------------------------------------------------------------------------------------------------------
 
 TOLERANCE = 1e-3  # of a loss, relative; bf16 against fp32 too
+HOPELESS = 3  # times slower than the best so far
 CHECKED_STEPS = 6  # that all take before the clock starts, from the same weights, with the run file's learning rate
 
 
@@ -108,7 +109,14 @@ def train_case(case, config, steps, rounds, variants):
         worker = python_worker("torch_model.py", environment)
         worker.ask({"do": "train", "directory": str(directory), "compile": mode, "precision": precision, "threads": THREADS,
                     "device": first["device"].split(":")[0], **settings})
-        losses = worker.ask({"do": "run", "steps": CHECKED_STEPS})["losses"]  # compiles
+        losses = worker.ask({"do": "run", "steps": 1})["losses"]  # compiles
+        second = worker.ask({"do": "run", "steps": 1})
+        fastest = min((s for s, _, _ in best.values()), default=float("inf")) / steps
+        if second["seconds"] > HOPELESS * fastest:  # bf16 where the processor has no instructions for it: minutes a step
+            say(f"  {name}: left out, {second['seconds']:.1f} s a step against {fastest:.1f} s")
+            worker.close()
+            continue
+        losses += second["losses"] + worker.ask({"do": "run", "steps": CHECKED_STEPS - 2})["losses"]
         worst = max(abs(a - b) / abs(b) for a, b in zip(ours, losses, strict=True))
         say(f"  {name}: losses {losses[0]:.5f} .. {losses[-1]:.5f}, Basin {ours[0]:.5f} .. {ours[-1]:.5f}, relative difference {worst:.1e}")
         require(worst < TOLERANCE, f"{name}: losses {losses} against {ours}")

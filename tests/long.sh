@@ -27,7 +27,7 @@ fi
 if [ "$wanted" = compare ]; then
   bash configs/setup.sh --compare
   cmake -S . -B build -G Ninja >/dev/null
-  ninja -C build -j 2 --quiet basin
+  ninja -C build -j 2 --quiet basin >&2   # stdout is the table
   shift
   exec .deps/clients/bin/python tests/bench/compare.py "$@"
 fi

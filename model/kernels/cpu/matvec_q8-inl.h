@@ -27,16 +27,22 @@ HWY_INLINE hn::Vec<Lanes16> widened(const int8_t* p) {
 HWY_INLINE hn::Vec<Lanes16> words(const int16_t* p) {
   return hn::LoadU(Lanes16(), p);
 }
+using Integers = hn::Vec<hn::Repartition<int32_t, Lanes16>>;
 // Sums of two neighbouring products: as many as there are fp32 lanes.
-HWY_INLINE Vector pair_products(hn::Vec<Lanes16> a, hn::Vec<Lanes16> b) {
-  using Lanes = hn::Repartition<int32_t, Lanes16>;
+HWY_INLINE Integers pair_products(hn::Vec<Lanes16> a, hn::Vec<Lanes16> b) {
 #if HWY_TARGET == HWY_AVX3
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm512_madd_epi16(a.raw, b.raw)});
+  return Integers{_mm512_madd_epi16(a.raw, b.raw)};
 #elif HWY_TARGET == HWY_AVX2
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm256_madd_epi16(a.raw, b.raw)});
+  return Integers{_mm256_madd_epi16(a.raw, b.raw)};
 #else
-  return hn::ConvertTo(Lanes32(), hn::Vec<Lanes>{_mm_madd_epi16(a.raw, b.raw)});
+  return Integers{_mm_madd_epi16(a.raw, b.raw)};
 #endif
+}
+HWY_INLINE Integers plus(Integers a, Integers b) {
+  return hn::Add(a, b);
+}
+HWY_INLINE Vector to_float(Integers x) {
+  return hn::ConvertTo(Lanes32(), x);
 }
 #else  // one element at a time
 constexpr int64_t kWords = 1;
@@ -46,8 +52,14 @@ HWY_INLINE int32_t widened(const int8_t* p) {
 HWY_INLINE int32_t words(const int16_t* p) {
   return *p;
 }
-HWY_INLINE Vector pair_products(int32_t a, int32_t b) {
-  return constant(static_cast<float>(a * b));
+HWY_INLINE int32_t pair_products(int32_t a, int32_t b) {
+  return a * b;
+}
+HWY_INLINE int32_t plus(int32_t a, int32_t b) {
+  return a + b;
+}
+HWY_INLINE Vector to_float(int32_t x) {
+  return constant(static_cast<float>(x));
 }
 #endif
 
@@ -101,13 +113,21 @@ HWY_INLINE void q8_rows(
     Vector sums[kVectors * C];
     for (Vector& sum : sums) sum = constant(0);
     const auto add_block = [&](int64_t b, int c) BASIN_INLINE_BODY {
-      for (int64_t i = b * kQ8Block; i < (b + 1) * kQ8Block; i += kWords) {
-        prefetch(at + i);
-        const auto weight = widened(at + i);
-        for (int v = 0; v < kVectors; ++v)
-          sums[v * C + c] = hn::MulAdd(pair_products(weight, words(x.values + v * D + i)),
-                                       constant(scales[(1 + v) * padded + b]),
-                                       sums[v * C + c]);
+      constexpr int kParts = kQ8Block / kWords;
+      const int8_t* from = at + b * kQ8Block;
+      prefetch(from);
+      decltype(widened(from)) weight[kParts];
+      unrolled<kParts>([&](auto i)
+                           BASIN_INLINE_BODY { weight[i()] = widened(from + i() * kWords); });
+      for (int v = 0; v < kVectors; ++v) {
+        const int16_t* values = x.values + v * D + b * kQ8Block;
+        auto products = pair_products(weight[0], words(values));
+        unrolled<kParts - 1>([&](auto i) BASIN_INLINE_BODY {
+          constexpr int part = i() + 1;
+          products = plus(products, pair_products(weight[part], words(values + part * kWords)));
+        });
+        sums[v * C + c] =
+            hn::MulAdd(to_float(products), constant(scales[(1 + v) * padded + b]), sums[v * C + c]);
       }
     };
     int64_t block = 0;

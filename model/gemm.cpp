@@ -40,13 +40,13 @@ int64_t logit_columns(int64_t V, bool on_gpu) {
 }
 
 int64_t gemm_workspace_bytes(int64_t M, int64_t N, int64_t K) {
-  if (!kernels::has_gemm() || std::min(M, N) < least_rows()) return 0;
+  if (!kernels::has_gemm() || K == 0 || std::min(M, N) < least_rows()) return 0;
   return kernels::gemm_workspace(M, N, K) * static_cast<int64_t>(sizeof(float));
 }
 
 void gemm_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
   const int64_t M = a.size(0), K = a.size(1), N = b.size(1);
-  if (takes_gemm(a) && out.is_contiguous() && std::min(M, N) >= least_rows()) {
+  if (takes_gemm(a) && out.is_contiguous() && K > 0 && std::min(M, N) >= least_rows()) {
     const auto rows = operand(a), columns = operand(b.t());
     if (rows && columns) {
       const at::Tensor workspace =

@@ -111,6 +111,12 @@ TEST(GemmTest, FewRowsAndManyMatchFp64) {
   }
 }
 
+TEST(GemmTest, WithoutDepthOnlyTheBiasIsLeft) {
+  const at::Tensor bias = at::randn({40}).to(at::kBFloat16),
+                   c = ops::gemm(matrix(50, 0, false), matrix(0, 40, false), bias);
+  EXPECT_TRUE(at::equal(c, bias.expand({50, 40})));
+}
+
 TEST(GemmTest, RowsOfAWiderMatrixAreAnOperand) {
   const at::Tensor wide = matrix(60, 100, false), a = wide.narrow(1, 20, 50),
                    b = matrix(40, 60, false).t();  // b (60, 40)

@@ -1,5 +1,6 @@
 // Products with 8-bit weights in blocks of kQ8Block with an fp16 scale each. The sums of a block
-// are exact integers: 8-bit weights meet activations of 16 bits.
+// are exact integers: 8-bit weights meet activations of 16 bits. (As fp32 too, but for the last bit
+// with SSE4.)
 #if defined(BASIN_KERNELS_MATVEC_Q8_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef BASIN_KERNELS_MATVEC_Q8_INL_H_
 #undef BASIN_KERNELS_MATVEC_Q8_INL_H_

@@ -20,12 +20,6 @@ namespace {
 constexpr int64_t kPacked =
     2 << 20;  // bytes that are packed at once: wide pieces of each row of a transposed operand
 
-constexpr int64_t kLargestTile = 14 * 32;  // of any kernel
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // How a product is cut.
 struct Cut {
   int64_t tile;                  // elements
@@ -34,8 +28,7 @@ struct Cut {
   bool own_rows;  // threads share b and pack panels of a for themselves, or the reverse
   int64_t shared_panel_words, own_panel_words;
 
-  template <class Kernel>
-  Cut(const Kernel& kernel, int64_t M, int64_t N, int64_t K)
+  Cut(const GemmKernel& kernel, int64_t M, int64_t N, int64_t K)
       : tile(kernel.rows * kernel.columns),
         depths(ceil_div(K, kernel.most_depth)),
         depth(ceil_div(ceil_div(K, depths), kernel.pair) * kernel.pair),

@@ -12,11 +12,8 @@ namespace {
 
 constexpr int64_t kRows = 14;  // of a tile: 28 sums, two vectors of b and one of a are 31 registers
 constexpr int64_t kColumns = 32;
+static_assert(kRows * kColumns <= kLargestTile);
 constexpr int64_t kAhead = 16;  // rows that are fetched before they are packed or multiplied
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prefetchwt1")

@@ -16,6 +16,7 @@ namespace {
 
 // A tile's sums, two vectors of b and one of a are 31 registers, or 15.
 constexpr int64_t kRows = HWY_TARGET <= HWY_AVX3 ? 14 : 6, kColumns = 2 * kLanes;
+static_assert(kRows * kColumns <= kLargestTile);
 constexpr int64_t kBlock = 16;  // of depth, packed at once from rows that are not contiguous in it
 
 float widen(Bf16 x) {

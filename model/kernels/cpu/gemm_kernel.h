@@ -6,6 +6,12 @@
 
 namespace basin::kernels {
 
+constexpr int64_t kLargestTile = 14 * 32;  // elements, of any kernel
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 /// What is packed at once: panels [begin, end) of an operand with `rows` rows, `depth` elements
 /// from k0 on -> (end - begin, words, rows of a panel). Rows beyond the last are left as they are:
 /// they reach only elements of c that do not exist.

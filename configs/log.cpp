@@ -32,7 +32,22 @@ class RankOfWarnings : public spdlog::custom_flag_formatter {
   std::string rank_;
 };
 
+spdlog::level::level_enum in_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::info: return spdlog::level::info;
+    case LogLevel::warning: return spdlog::level::warn;
+    case LogLevel::error: break;
+  }
+  return spdlog::level::err;
+}
+
 }  // namespace
+
+void log_line(LogLevel level, std::string_view text) { spdlog::log(in_spdlog(level), text); }
+
+QuietLog::QuietLog() : before_(spdlog::get_level()) { spdlog::set_level(spdlog::level::err); }
+
+QuietLog::~QuietLog() { spdlog::set_level(static_cast<spdlog::level::level_enum>(before_)); }
 
 void set_up_log(int64_t rank, int64_t size) {
   const char* const no_color = std::getenv("NO_COLOR");  // https://no-color.org

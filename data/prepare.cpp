@@ -5,7 +5,6 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <iterator>
@@ -15,6 +14,7 @@
 
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "data/holdout.h"
@@ -313,22 +313,22 @@ Tokenizer train_new(const PrepareOptions& options,
                                          options.inputs[0],
                                          options.inputs.size() > 1 ? " and the other inputs" : ""));
   }
-  spdlog::info("training a tokenizer of {} pieces on {} lines", options.vocab_size, lines.size());
+  log_info("training a tokenizer of {} pieces on {} lines", options.vocab_size, lines.size());
   return Tokenizer::from_bytes(train_tokenizer(lines, options.vocab_size), "the new tokenizer");
 }
 
 void warn_of_changes(const Sidecar& sidecar, const Tokenizer& tokenizer) {
   if (sidecar.replaced_sequences > 0) {
-    spdlog::warn("{} invalid UTF-8 sequences were replaced by U+FFFD", sidecar.replaced_sequences);
+    log_warn("{} invalid UTF-8 sequences were replaced by U+FFFD", sidecar.replaced_sequences);
   }
   if (sidecar.literal_u2581 > 0 && tokenizer.is_sentencepiece()) {
-    spdlog::warn(
+    log_warn(
         "the text contains U+2581 {} times, which SentencePiece uses for spaces: they will decode "
         "to spaces",
         sidecar.literal_u2581);
   }
   if (sidecar.empty_documents > 0) {
-    spdlog::warn("{} documents without text were left out", sidecar.empty_documents);
+    log_warn("{} documents without text were left out", sidecar.empty_documents);
   }
 }
 

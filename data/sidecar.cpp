@@ -1,13 +1,13 @@
 #include "data/sidecar.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "data/dataset_index.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer.h"
@@ -143,7 +143,7 @@ std::optional<Sidecar> find_up_to_date(const fs::path& prefix,
   try {
     old = read_sidecar(output_path(prefix, ".json"));
   } catch (const std::runtime_error& error) {
-    spdlog::warn("{}: making everything anew", error.what());
+    log_warn("{}: making everything anew", error.what());
   }
   const fs::path model = output_path(prefix, ".model");
   if (!old || old->options != options || old->sources.size() != files.size() ||

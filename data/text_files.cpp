@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 #include <glob.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <set>
@@ -8,6 +7,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "configs/log.h"
 #include "data/text_reader.h"
 
 namespace basin {
@@ -48,8 +48,8 @@ std::vector<fs::path> files_below(const fs::path& folder) {
             fmt::format("cannot read the folder {}: {}", path.string(), error.message()));
       }
       if (entry->is_symlink()) {
-        spdlog::warn("{} is a link to a folder, which is not followed: give it as an input of its own",
-                     path.string());
+        log_warn("{} is a link to a folder, which is not followed: give it as an input of its own",
+                 path.string());
       }
     } else if (is_text_file(path)) {
       found.push_back(path);
@@ -64,11 +64,11 @@ std::vector<fs::path> files_below(const fs::path& folder) {
         "{}: no text file in this folder (looked for {})", folder.string(), kSupported));
   }
   if (!others.empty()) {
-    spdlog::info("{}: {} files of other kinds are left out, like {} (read are {})",
-                 folder.string(),
-                 others.size(),
-                 std::min_element(others.begin(), others.end(), by_bytes)->string(),
-                 kSupported);
+    log_info("{}: {} files of other kinds are left out, like {} (read are {})",
+             folder.string(),
+             others.size(),
+             std::min_element(others.begin(), others.end(), by_bytes)->string(),
+             kSupported);
   }
   return found;
 }

@@ -1,7 +1,6 @@
 #include "data/text_reader.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <charconv>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "data/compressed_file.h"
@@ -249,7 +249,7 @@ void for_each_document(
     throw std::runtime_error(fmt::format("no text in {}", fmt::join(inputs, ", ")));
   }
   if (replaced > 0) {
-    spdlog::warn("{} invalid UTF-8 sequences in the text were replaced by U+FFFD", replaced);
+    log_warn("{} invalid UTF-8 sequences in the text were replaced by U+FFFD", replaced);
   }
 }
 

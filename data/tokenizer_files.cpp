@@ -2,7 +2,6 @@
 // post_processor alone whether a sink is prepended, older releases by add_bos_token: both always
 // agree here.
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <functional>
@@ -11,6 +10,7 @@
 #include <unordered_map>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "data/tokenizer.h"
 
 namespace basin {
@@ -212,7 +212,7 @@ void write_tokenizer_files(const Tokenizer& tokenizer,
   if (const std::optional<Json> described = tokenizer_json(tokenizer, prepended_ids)) {
     write_file(directory / "tokenizer.json", described->dump(1) + "\n");
   } else {
-    spdlog::warn(
+    log_warn(
         "no tokenizer.json for this SentencePiece model (it is not BPE, it rewrites text, or "
         "pieces share a score): other software reads tokenizer.model");
   }

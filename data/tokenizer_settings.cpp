@@ -1,5 +1,4 @@
 // What a model directory says about its tokenizer beside the tokenizer itself.
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,6 +8,7 @@
 
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "data/json_place.h"
 #include "data/tokenizer.h"
 
@@ -58,7 +58,7 @@ void warn_of_added_pieces(const fs::path& directory, int64_t pieces) {
   if (first == added.end()) {
     return;
   }
-  spdlog::warn(
+  log_warn(
       "{}: {} added tokens, the first \"{}\" with id {}, are not read beside a tokenizer.model: "
       "texts that spell them are cut like others. Let transformers write a tokenizer.json, which "
       "is read (AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR))",
@@ -147,7 +147,7 @@ std::optional<Tokenizer> open_tokenizer(const fs::path& directory, bool warns) {
     return Tokenizer::load(json);
   } catch (const std::runtime_error& error) {
     if (warns) {
-      spdlog::warn("{}; taking {} instead", error.what(), model.string());
+      log_warn("{}; taking {} instead", error.what(), model.string());
     }
     return sentencepiece;
   }

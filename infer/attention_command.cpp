@@ -1,7 +1,6 @@
 // basin attention: does the model have attention sinks, and where.
 #include <ATen/ATen.h>
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <filesystem>
 #include <memory>
@@ -10,6 +9,7 @@
 
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "infer/attention_maps.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
@@ -57,7 +57,7 @@ void run(const Arguments& arguments) {
   const std::filesystem::path saved_in = eval_directory(arguments.model.path);
   if (arguments.save) make_writable_directory(saved_in);
   if (model.trained_tokens > 0 && kSinkPositions - sinks > model.trained_tokens)
-    spdlog::warn(
+    log_warn(
         "the metric reads {} tokens of text, the model was trained on {}: what it does behind them "
         "is not what it learnt",
         kSinkPositions - sinks,
@@ -65,10 +65,10 @@ void run(const Arguments& arguments) {
   const SinkMetric metric =
       measure_sink(*model.model, spread_samples(documents, kSinkPositions - sinks, kSinkSequences));
   if (metric.sequences < kSinkSequences)
-    spdlog::warn("the text has only {} sequences of {} tokens; the metric is defined on {}",
-                 metric.sequences,
-                 kSinkPositions - sinks,
-                 kSinkSequences);
+    log_warn("the text has only {} sequences of {} tokens; the metric is defined on {}",
+             metric.sequences,
+             kSinkPositions - sinks,
+             kSinkSequences);
   if (!at::isfinite(metric.maps).all().item<bool>())
     throw std::runtime_error(
         "the model's attention is not a number: its weights are damaged or its arithmetic overflows");
@@ -82,7 +82,7 @@ void run(const Arguments& arguments) {
     const std::filesystem::path path =
         saved_in / (step.empty() ? "attention.json" : "attention-" + step + ".json");
     write_file(path, to_line(json));
-    spdlog::info("saved {}", path.string());
+    log_info("saved {}", path.string());
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +10,7 @@
 #include <stdexcept>
 
 #include "configs/clock.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "infer/modes.h"
 
@@ -47,7 +47,7 @@ std::vector<Plan> plan_rows(const EvaluateConfig& config, int64_t model_sinks) {
 void warn_beyond_training(const EvaluateConfig& config, std::span<const TokenDocument> documents) {
   if (config.trained_tokens == 0) return;
   if (config.cache > config.trained_tokens - 1)
-    spdlog::warn(
+    log_warn(
         "a cache of {} entries reaches further back than the {} tokens that the model was trained "
         "to see: {} or less stays within",
         config.cache,
@@ -60,7 +60,7 @@ void warn_beyond_training(const EvaluateConfig& config, std::span<const TokenDoc
         return a.tokens.numel() < b.tokens.numel();
       });
   if (dense && longest != documents.end() && longest->tokens.numel() > config.trained_tokens)
-    spdlog::warn(
+    log_warn(
         "mode dense: the longest document has {} tokens, the model was trained on {}: expect its "
         "loss to rise behind that",
         longest->tokens.numel(),
@@ -253,7 +253,7 @@ Evaluation evaluate(const LoadedModel& model,
   if (result.after_eviction > 0)
     compare_to_four_sinks(result.rows, sizes);
   else
-    spdlog::warn(
+    log_warn(
         "no document is longer than the cache of {} entries: nothing leaves it, so it makes no "
         "difference which tokens are kept: take longer text or a smaller --cache",
         config.cache);

@@ -1,7 +1,6 @@
 // basin evaluate: perplexity under streaming and the ways that it is compared with; accuracy on
 // tasks.
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
 #include "infer/evaluate_output.h"
@@ -57,7 +57,7 @@ void run_tasks(const Arguments& arguments) {
   if (!arguments.per_example.empty()) write_per_example(arguments.per_example, scored);
   if (!arguments.save) return;
   for (const auto& path : save_tasks(saved_in, named_step(arguments.model.path), header, scored))
-    spdlog::info("saved {}", path.string());
+    log_info("saved {}", path.string());
 }
 
 /// The paper's columns, and the model's own number of sink tokens.
@@ -102,7 +102,7 @@ void run(const Arguments& arguments) {
   write_stdout(arguments.json ? json_text(header, evaluation) : to_table(header, evaluation));
   if (!arguments.per_token.empty()) write_per_token(arguments.per_token, evaluation);
   if (arguments.save)
-    spdlog::info("saved {}", save_evaluation(saved_in, header, evaluation).string());
+    log_info("saved {}", save_evaluation(saved_in, header, evaluation).string());
 }
 
 }  // namespace

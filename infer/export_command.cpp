@@ -1,12 +1,12 @@
 // basin export: a model for other software.
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
+#include "configs/log.h"
 #include "configs/units.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
@@ -45,7 +45,7 @@ void run(const Arguments& arguments) {
     throw std::invalid_argument("--max-shard-size is for --format hf: a GGUF file is one file");
   else
     export_gguf(arguments.model, {arguments.out, arguments.dtype, arguments.force});
-  spdlog::info("wrote {}", arguments.out);
+  log_info("wrote {}", arguments.out);
 }
 
 }  // namespace

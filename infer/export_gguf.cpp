@@ -1,7 +1,6 @@
 #include "infer/export_gguf.h"
 
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <fstream>
@@ -9,6 +8,7 @@
 #include <string_view>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "infer/gguf_model.h"
@@ -33,7 +33,7 @@ constexpr Precision kPrecisions[] = {{"f32", "float32", GgufType::kF32},
 
 void warn_of_sinks(const SinkConfig& sink) {
   if (sink.tokens() > 1)
-    spdlog::warn(
+    log_warn(
         "{} sink tokens: readers of GGUF files put only one token, the first of them (id {}), in "
         "front of a text; the others must be spelled in the prompt or sent as ids",
         sink.tokens(),

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include <string_view>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 #include "data/tokenizer_sinks.h"
@@ -91,7 +91,7 @@ void keep_what_it_says(const Json& source, const ModelConfig& model, const fs::p
 
 void explain_sink(const ModelConfig& config) {
   if (config.sink.in_denominator())
-    spdlog::warn(
+    log_warn(
         "sink {}: the softmax of this model has a constant in its denominator that no other "
         "software computes: config.json says model_type basin_*, so that it is refused elsewhere "
         "and read by Basin only",

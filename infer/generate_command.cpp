@@ -1,6 +1,5 @@
 // basin generate: text that streams for as long as wanted, from a cache of constant size.
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <memory>
@@ -12,6 +11,7 @@
 #include "configs/clock.h"
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "infer/command_options.h"
 #include "infer/commands.h"
@@ -39,7 +39,7 @@ std::string read_prompt(const Arguments& arguments) {
     throw std::runtime_error(
         fmt::format("--prompt-file {}: not a text file in UTF-8: it has zero bytes", file));
   if (const int64_t invalid = sanitize_utf8(prompt); invalid > 0)
-    spdlog::warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
+    log_warn("prompt: {} invalid UTF-8 sequences read as U+FFFD", invalid);
   return prompt;
 }
 
@@ -70,7 +70,7 @@ void run(const Arguments& arguments) {
                 usual = own > 0 ? own : std::min<int64_t>(4, entries - 1);
   const CacheShape shape = split_cache(entries, arguments.sinks.value_or(usual));
   if (model.trained_tokens > 0 && entries > model.trained_tokens - 1)
-    spdlog::warn(
+    log_warn(
         "a cache of {} entries reaches further back than the {} tokens that the model was trained "
         "to see",
         entries,
@@ -81,7 +81,7 @@ void run(const Arguments& arguments) {
   const std::vector<int32_t> words = tokenizer.encode(prompt);
   ids.insert(ids.end(), words.begin(), words.end());
   if (const auto place = model.find_sink(ids))
-    spdlog::warn(
+    log_warn(
         "prompt: token {} is \"{}\", a sink token, which the model puts in front by itself and was "
         "never trained to see elsewhere",
         *place + 1,
@@ -92,12 +92,12 @@ void run(const Arguments& arguments) {
                       arguments.eight_bit ? DecodeWeights::kQ8 : DecodeWeights::kModel);
   const auto fed = Clock::now();
   generator.feed(ids);
-  spdlog::info("prompt: {} tokens in {:.2f} s; cache {} + {} entries, {:.1f} MB",
-               ids.size(),
-               seconds_since(fed),
-               shape.sinks,
-               shape.recent,
-               static_cast<double>(generator.cache().bytes()) / 1e6);
+  log_info("prompt: {} tokens in {:.2f} s; cache {} + {} entries, {:.1f} MB",
+           ids.size(),
+           seconds_since(fed),
+           shape.sinks,
+           shape.recent,
+           static_cast<double>(generator.cache().bytes()) / 1e6);
 
   Utf8Stream characters;
   const auto started = Clock::now();
@@ -105,7 +105,7 @@ void run(const Arguments& arguments) {
   std::vector<int32_t> drawn;  // for --json only
   const auto finish = [&] {
     write_stdout(arguments.json ? json_text(model, ids, drawn) : characters.finish() + "\n");
-    spdlog::info(
+    log_info(
         "{} tokens, {:.1f} tokens/s", made, static_cast<double>(made) / seconds_since(started));
   };
   try {

@@ -1,7 +1,6 @@
 #include "infer/gguf_tokenizer.h"
 
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "infer/gguf_pre_tokenizer.h"
 #include "infer/gguf_scores.h"
 
@@ -67,7 +67,7 @@ Reading read_sentencepiece(const Tokenizer& tokenizer) {
 Reading read_byte_level(const nlohmann::json& document, const fs::path& directory) {
   const nlohmann::json normalizer = document.value("normalizer", nlohmann::json());
   if (normalizer.is_object() && normalizer.value("type", "") == "NFC")
-    spdlog::warn(
+    log_warn(
         "{}: its tokenizer composes characters (NFC), which llama.cpp does not: texts in another "
         "form get other tokens there",
         directory.string());

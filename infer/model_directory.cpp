@@ -1,13 +1,13 @@
 #include "infer/model_directory.h"
 
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "model/checkpoint.h"
 #include "model/step_directories.h"
 
@@ -97,9 +97,9 @@ LoadedModel open_model(const fs::path& path, const std::string& dtype, at::Devic
   if (const int64_t positions = read_max_positions(loaded.directory); positions > 0)
     loaded.trained_tokens = positions - loaded.model->config().sink.tokens();
   if (const int64_t window = loaded.model->config().sliding_window; window > 0) {
-    spdlog::info("the model attends to {} positions at most: caches can have {} entries, no more",
-                 window,
-                 window - 1);
+    log_info("the model attends to {} positions at most: caches can have {} entries, no more",
+             window,
+             window - 1);
     if (loaded.trained_tokens > 0)
       loaded.trained_tokens =
           std::min(loaded.trained_tokens, window - loaded.model->config().sink.tokens());

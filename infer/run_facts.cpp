@@ -1,7 +1,6 @@
 #include "infer/run_facts.h"
 
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <functional>
@@ -9,6 +8,7 @@
 #include <sstream>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/yaml_config.h"
 #include "infer/model_directory.h"
 
@@ -24,7 +24,7 @@ void read_if_there(const fs::path& file, const std::function<void(const std::str
   try {
     read(read_file(file));
   } catch (const std::exception& error) {
-    spdlog::warn("{}: left out of the model card: {}", file.string(), error.what());
+    log_warn("{}: left out of the model card: {}", file.string(), error.what());
   }
 }
 

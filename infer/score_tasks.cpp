@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +10,7 @@
 #include <stdexcept>
 
 #include "configs/clock.h"
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "infer/modes.h"
 
@@ -211,7 +211,7 @@ TaskResult score_task(const LoadedModel& model, const Task& task) {
   result.metrics =
       task.is_choice ? choice_metrics(task, result.examples) : last_word_metrics(result.examples);
   if (result.truncated > 0)
-    spdlog::warn(
+    log_warn(
         "{}: {} of {} contexts are longer than the {} tokens that the model was trained on: "
         "their beginning was left out",
         task.source,

@@ -1,7 +1,6 @@
 #include "infer/tasks.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -11,6 +10,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "data/text_reader.h"
 
@@ -142,7 +142,7 @@ void warn_of_joined_words(const Task& task) {
   };
   const auto first = std::ranges::find_if(task.examples, joins);
   if (first == task.examples.end()) return;
-  spdlog::warn(
+  log_warn(
       "{}: in {} of {} examples nothing separates the context from what follows, which is "
       "taken as it is: begin choices and targets with a space",
       first->name,

@@ -6,13 +6,13 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
 
+#include "configs/log.h"
 #include "model/cuda.h"
 
 namespace basin {
@@ -33,7 +33,7 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
   if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
     if (kind == DeviceKind::kCuda)
       throw std::runtime_error(fmt::format("{} is cuda, but {}", asked_by, obstacle));
-    spdlog::warn(
+    log_warn(
         "{} auto takes the cpu although an NVIDIA driver is there: {}", asked_by, obstacle);
     return at::kCPU;
   }
@@ -50,11 +50,11 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
         has % 10);
     if (kind == DeviceKind::kCuda)
       throw std::runtime_error(fmt::format("{} is cuda, but {}: use cpu", asked_by, old));
-    spdlog::warn("{} auto takes the cpu: {}", asked_by, old);
+    log_warn("{} auto takes the cpu: {}", asked_by, old);
     return at::kCPU;
   }
   if (const std::string obstacle = cuda_kernels_obstacle(); !obstacle.empty())
-    spdlog::warn("models run on LibTorch's plain ops, several times slower: {}", obstacle);
+    log_warn("models run on LibTorch's plain ops, several times slower: {}", obstacle);
   return device;
 }
 

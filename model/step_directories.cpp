@@ -1,7 +1,6 @@
 #include "model/step_directories.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <charconv>
@@ -9,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "configs/log.h"
 #include "model/manifest.h"
 
 namespace basin {
@@ -31,7 +31,7 @@ std::vector<fs::path> named_steps(const fs::path& run_directory) {
 
 /// Logs the `problem` of `directory`, if any.
 bool is_intact(const fs::path& directory, const std::optional<std::string>& problem) {
-  if (problem) spdlog::warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
+  if (problem) log_warn("passing over damaged checkpoint {}: {}", directory.string(), *problem);
   return !problem;
 }
 

@@ -1,11 +1,10 @@
 // What a checkpoint costs a training run, and what it takes to go on from one.
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
 #include "configs/clock.h"
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "model/cost.h"
 #include "model/device.h"
@@ -59,8 +58,7 @@ BenchRow bench_checkpoint(const CheckpointBench& bench, const BenchOptions& opti
   config.train.log_every = steps;
   const std::unique_ptr<Comm> comm = make_single_comm();
   const at::Device device = choose_device(config.train.device, "train.device");
-  const auto level = spdlog::get_level();
-  spdlog::set_level(spdlog::level::err);
+  const QuietLog quiet;
   std::vector<double> without, asynchronous, synchronous, copy;  // seconds
   for (int64_t i = 0; i < options.repetitions; ++i) {            // in turn
     const std::string number = std::to_string(i);
@@ -75,7 +73,6 @@ BenchRow bench_checkpoint(const CheckpointBench& bench, const BenchOptions& opti
     const CheckpointSaver::Report save = run_in(config, *comm, device, "-sync" + number).last_save;
     synchronous.push_back(save.copy_s + save.write_s);
   }
-  spdlog::set_level(level);
 
   const fs::path saved = config.run.dir + "-sync0";
   const double saves = static_cast<double>(bench.saves),

@@ -1,8 +1,8 @@
 #include "train/checkpoint_saver.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <omp.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <exception>
 #include <thread>
 
+#include "configs/log.h"
 #include "data/indexed_dataset.h"
 #include "data/tokenizer_sinks.h"
 #include "infer/model_directory.h"
@@ -177,7 +178,7 @@ void CheckpointSaver::publish() const {
   try {
     prune_checkpoints(run_.config.run.dir, run_.config.train.checkpoint);
   } catch (const std::exception& error) {  // this one is safe all the same
-    spdlog::warn("old checkpoints stay: {}", error.what());
+    log_warn("old checkpoints stay: {}", error.what());
   }
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -63,14 +62,14 @@ void print_summary(const RunConfig& config, const Plan& plan, const std::string&
   const double tokens = static_cast<double>(config.train.global_batch * config.data.sequence_length);
   std::string sink(enum_name(config.model.sink.kind));
   if (config.model.sink.tokens() > 0) sink += fmt::format(" x {}", config.model.sink.tokens());
-  spdlog::info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all ({}), {} {}, {}{}",
-               config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
-               format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks,
-               datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
-  spdlog::info("{} (basin plan has more)", memory_summary(plan.memory));
+  log_info("{}: {} parameters, sink {}, {} tokens per step, {} steps, {} tokens in all ({}), {} {}, {}{}",
+           config.run.dir, format_count(static_cast<double>(count_parameters(config.model))), sink, format_count(tokens), config.train.steps,
+           format_count(tokens * static_cast<double>(config.train.steps)), epochs_text(config), device.str(), enum_name(config.train.precision), ranks,
+           datasheet_flops(device, dtype_of(config.train.precision)) > 0 ? "" : fmt::format("; mfu n/a: no peak FLOP/s known for {} on this {}", enum_name(config.train.precision), c10::DeviceTypeName(device.type(), /*lower_case=*/true)));
+  log_info("{} (basin plan has more)", memory_summary(plan.memory));
   const auto is_foreign = [](const DatasetConfig& dataset) { return !find_dataset_info(dataset.path); };
   if (config.train.init_from.empty() && std::ranges::all_of(config.data.train, is_foreign))
-    spdlog::warn("{} has no PREFIX.json of `basin prepare`: its ids are taken as they are, and checkpoints get no tokenizer", config.data.train.at(0).path);
+    log_warn("{} has no PREFIX.json of `basin prepare`: its ids are taken as they are, and checkpoints get no tokenizer", config.data.train.at(0).path);
 }
 
 /// "torchrun: 2 nodes x 8 ranks x 1 thread, nccl on 2 nodes"
@@ -94,14 +93,14 @@ void say_finished(const std::string& run, int64_t step) {
   try {
     write_stdout(fmt::format("{}/final: step {}\n", run, step));
   } catch (const std::exception& error) {
-    spdlog::warn("{}; the run has finished with step {}", error.what(), step);
+    log_warn("{}; the run has finished with step {}", error.what(), step);
   }
 }
 
 /// The status of a run that stopped on request. torchrun makes a 1 of any but 0, and then says why.
 int stopped(const std::string& message, bool says) {
   tell_torchrun(message);
-  if (says) spdlog::info("{}", message);
+  if (says) log_info("{}", message);
   return kStoppedStatus;
 }
 

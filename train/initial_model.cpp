@@ -4,11 +4,11 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <stdexcept>
 
+#include "configs/log.h"
 #include "configs/yaml_config.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_sinks.h"
@@ -184,16 +184,16 @@ void load_initial_weights(const RunConfig& config, Transformer& target, bool say
   for (const Parameter& parameter : target.parameters())
     copy_rows(source->parameter(parameter.name), parameter.tensor);
   if (!says) return;
-  spdlog::info("starting from {}", directory.string());
+  log_info("starting from {}", directory.string());
   const SinkConfig& sink = config.model.sink;
   if (source->config().sink.tokens() == sink.tokens()) return;
   const std::vector<SinkRow> rows =
       choose_sink_rows(directory, source->config().vocab_size, sink.count);
   for (size_t i = 0; i < rows.size(); ++i)
-    spdlog::info("sink token: {}",
-                 rows[i].id == sink.ids()[i]
-                     ? describe(rows[i])
-                     : fmt::format("row {}, as model.sink.token_ids says", sink.ids()[i]));
+    log_info("sink token: {}",
+             rows[i].id == sink.ids()[i]
+                 ? describe(rows[i])
+                 : fmt::format("row {}, as model.sink.token_ids says", sink.ids()[i]));
 }
 
 fs::path initial_tokenizer_directory(const RunConfig& config) {

@@ -1,6 +1,5 @@
 // The verb `report`.
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
@@ -11,6 +10,7 @@
 
 #include "configs/files.h"
 #include "configs/json_text.h"
+#include "configs/log.h"
 #include "train/commands.h"
 #include "train/report.h"
 #include "train/report_findings.h"
@@ -52,10 +52,10 @@ void write_pictures(const std::vector<RunRecord>& runs, const fs::path& director
   if (!loss.empty()) write_parent(directory / "loss.svg", svg_file(loss));
   if (!eviction.empty()) write_parent(directory / "eviction.svg", svg_file(eviction));
   if (!streaming.empty()) write_parent(directory / "streaming.svg", svg_file(streaming));
-  if (loss.empty()) spdlog::warn("no {}: none of the runs has a training log", (directory / "loss.svg").string());
+  if (loss.empty()) log_warn("no {}: none of the runs has a training log", (directory / "loss.svg").string());
   if (streaming.empty()) {
-    spdlog::warn("no {}: {}", (directory / "streaming.svg").string(),
-                 comparison.refusal.empty() ? "run " + evaluate_command(runs.front(), comparison) : comparison.refusal);
+    log_warn("no {}: {}", (directory / "streaming.svg").string(),
+             comparison.refusal.empty() ? "run " + evaluate_command(runs.front(), comparison) : comparison.refusal);
   }
 }
 

@@ -3,7 +3,6 @@
 #include "train/report_data.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +15,7 @@
 #include <tuple>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/yaml_config.h"
 #include "data/tokenizer.h"
 #include "infer/model_directory.h"
@@ -316,8 +316,8 @@ RunRecord read_run(const fs::path& directory) {
   const int64_t newest = newest_step(directory);
   const auto is_current = [&](int64_t step, const fs::path& file) {
     if (step < 0 || newest < 0 || step == newest) return true;
-    spdlog::warn("{}: of step {}, not of the newest, {}: left out of the results",
-                 file.string(), step, newest);
+    log_warn("{}: of step {}, not of the newest, {}: left out of the results",
+             file.string(), step, newest);
     return false;
   };
   for (const auto& file : files) {

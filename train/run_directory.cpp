@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@
 
 #include "configs/clock.h"
 #include "configs/files.h"
+#include "configs/log.h"
 #include "model/manifest.h"
 #include "train/state.h"
 
@@ -126,10 +126,10 @@ std::optional<int64_t> settle_on_checkpoint(const fs::path& run_directory, int64
       continue;
     }
     for (const auto& [path, why] : damaged)
-      spdlog::warn("passing over damaged checkpoint {}: {}; it is kept as {}, remove it yourself",
-                   path.string(),
-                   why,
-                   set_aside(path).string());
+      log_warn("passing over damaged checkpoint {}: {}; it is kept as {}, remove it yourself",
+               path.string(),
+               why,
+               set_aside(path).string());
     return step;
   }
   if (damaged.empty()) return std::nullopt;

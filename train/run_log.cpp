@@ -1,8 +1,8 @@
 #include "train/run_log.h"
 
 #include <ATen/ATen.h>
-#include <spdlog/spdlog.h>
 
+#include "configs/log.h"
 #include "model/cost.h"
 #include "model/device.h"
 #include "train/bench.h"
@@ -16,7 +16,7 @@ void RunLog::open(int64_t step) {
   metrics_ = std::make_unique<MetricsLog>(config_.run.dir, step);
   console_ = std::make_unique<Console>(config_.train.steps);
   if (comm_.waits_on_device())
-    spdlog::info("waiting n/a: the GPUs wait for each other, which no rank's clock sees");
+    log_info("waiting n/a: the GPUs wait for each other, which no rank's clock sees");
 }
 
 void RunLog::add_step(double seconds, double waited_s) {
@@ -59,9 +59,9 @@ void RunLog::report(const std::optional<std::string>& problem) {
   console_->end_line();
   rows_wait_ = problem.has_value();
   if (problem)
-    spdlog::error("{}: rows of the log wait in memory until it can be written", *problem);
+    log_error("{}: rows of the log wait in memory until it can be written", *problem);
   else
-    spdlog::info("the log can be written again, nothing is lost");
+    log_info("the log can be written again, nothing is lost");
 }
 
 /// The share of waiting, and who has kept the others.

@@ -1,12 +1,12 @@
 #include "train/saves.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <stdexcept>
 #include <thread>
 
 #include "configs/clock.h"
+#include "configs/log.h"
 #include "configs/progress.h"
 #include "configs/signals.h"
 
@@ -74,12 +74,12 @@ Event Saves::await() {
     next_s = waited_s + kTellEveryS;
     said_stop = stop;
     before_line_();
-    spdlog::warn("still writing the checkpoint of step {} for {}, training waits{}",
-                 saver_.report().step,
-                 format_duration(saver_.writing_s()),
-                 stop ? "; asked to stop, which it does once that is written (a second signal "
-                        "leaves at once, without it)"
-                      : "");
+    log_warn("still writing the checkpoint of step {} for {}, training waits{}",
+             saver_.report().step,
+             format_duration(saver_.writing_s()),
+             stop ? "; asked to stop, which it does once that is written (a second signal "
+                    "leaves at once, without it)"
+                  : "");
   });
 }
 
@@ -89,17 +89,17 @@ void Saves::report(Event event, const char* then) {
   before_line_();
   if (event == Event::kSaved) {
     if (comm_.is_root())
-      spdlog::info("saved {} ({}, written in {:.2f} s, training stood still for {:.3f} s)",
-                   report.directory.string(),
-                   format_bytes(static_cast<double>(report.bytes)),
-                   report.write_s,
-                   report.copy_s + report.waited_s);
+      log_info("saved {} ({}, written in {:.2f} s, training stood still for {:.3f} s)",
+               report.directory.string(),
+               format_bytes(static_cast<double>(report.bytes)),
+               report.write_s,
+               report.copy_s + report.waited_s);
     return;
   }
   if (comm_.is_root())
     retry_at_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(retry_after());
   if (comm_.is_root() || !report.problem.empty())
-    spdlog::error(
+    log_error(
         "CHECKPOINT OF STEP {} NOT SAVED: {}; {}; make room or mend the file system",
         report.step,
         report.problem.empty() ? "another rank could not write its part" : report.problem,

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <netdb.h>
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 
 #include "configs/clock.h"
 #include "configs/file_descriptor.h"
+#include "configs/log.h"
 
 namespace basin {
 namespace {
@@ -122,7 +122,7 @@ void await_listener(const std::string& host, uint16_t port, std::chrono::millise
                       std::chrono::duration<double>(timeout).count(),
                       reason));
     if (!std::exchange(told, told || Clock::now() > began + kPatience) && told)
-      spdlog::warn("waiting for rank 0 at {}:{}: {}", host, port, reason);
+      log_warn("waiting for rank 0 at {}:{}: {}", host, port, reason);
     std::this_thread::sleep_for(kRetry);
   }
 }

@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <stdexcept>
 
+#include "configs/log.h"
 #include "configs/signals.h"
 #include "infer/attention_maps.h"
 #include "train/plan.h"
@@ -179,7 +179,7 @@ at::Tensor Trainer::to_device(const at::Tensor& batch) const {
 Trainer::Outcome Trainer::run() {
   if (is_last()) {
     if (comm_.is_root())
-      spdlog::info(
+      log_info(
           "{}: all {} steps are done, nothing to do", config_.run.dir, config_.train.steps);
     return Outcome::kFinished;
   }
@@ -224,12 +224,12 @@ void Trainer::report_left_out(const StepResult& result, const std::string& why) 
   for (const auto& [name, numbers] : samples)
     names += fmt::format("; samples of {}: {}", name, fmt::join(numbers, " "));
   log_.end_line();
-  spdlog::warn("step {}: loss {}, gradient norm {} {}{}",
-               state_.step + 1,
-               result.loss,
-               result.grad_norm,
-               why,
-               names);
+  log_warn("step {}: loss {}, gradient norm {} {}{}",
+           state_.step + 1,
+           result.loss,
+           result.grad_norm,
+           why,
+           names);
 }
 
 void Trainer::measure_and_log(const StepResult& result) {

@@ -3,12 +3,12 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "configs/files.h"
+#include "configs/log.h"
 #include "configs/yaml_config.h"
 #include "train/initial_model.h"
 #include "train/shards.h"
@@ -121,21 +121,21 @@ void Trainer::resume(int64_t step) {
                     fmt::join(changed, "\n  ")));
   }
   if (comm_.is_root()) {
-    spdlog::info("resuming from {}", directory.string());
+    log_info("resuming from {}", directory.string());
     for (const Difference& key : differences(saved.config, config_))
-      spdlog::info("{}: {} before, {} now", key.key, key.a, key.b);
+      log_info("{}: {} before, {} now", key.key, key.a, key.b);
   }
   if (comm_.is_root()) {
     for (const std::string& change : inexactness(saved))
-      spdlog::info("the continuation is not bit-exact: {}", change);
+      log_info("the continuation is not bit-exact: {}", change);
   }
   if (comm_.is_root() && validation_ && !saved.heldout.empty() &&
       saved.heldout != validation_->contents())
-    spdlog::warn("data.heldout {} has changed, validation losses before and after are not of the "
-                 "same text: {} before, {} now",
-                 config_.data.heldout,
-                 saved.heldout,
-                 validation_->contents());
+    log_warn("data.heldout {} has changed, validation losses before and after are not of the "
+             "same text: {} before, {} now",
+             config_.data.heldout,
+             saved.heldout,
+             validation_->contents());
   load(saved, directory);
   seconds_before_ = state_.seconds;
   first_step_ = state_.step;
@@ -183,12 +183,12 @@ void Trainer::roll_back() {
   if (!comm_.is_root()) return;
   log_.cut_back(state_.step);
   log_.end_line();
-  spdlog::warn("rolled back from step {} to {}, rollback {} of {}; batches left out so far: {}",
-               jumped.step,
-               state_.step,
-               state_.rollbacks,
-               rollback.max,
-               fmt::join(state_.left_out, " "));
+  log_warn("rolled back from step {} to {}, rollback {} of {}; batches left out so far: {}",
+           jumped.step,
+           state_.step,
+           state_.rollbacks,
+           rollback.max,
+           fmt::join(state_.left_out, " "));
 }
 
 void Trainer::open_run_directory() {

@@ -2,12 +2,12 @@
 // before it taken. BASIN_ALL_BYTES=1 goes through every byte instead of some of each kind.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
-#include <spdlog/spdlog.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <set>
 
+#include "configs/log.h"
 #include "model/checkpoint.h"
 #include "model/manifest.h"
 #include "model/safetensors.h"
@@ -31,11 +31,6 @@ class DamageTest : public TrainTest {
     Trainer(config, *comm, at::kCPU).run();
     newest_ = step_directory(root_ / "run", 4);
     weights_ = load_model(newest_, at::kFloat, at::kCPU)->flat();
-    spdlog::set_level(spdlog::level::err);  // one warning a flip is too many
-  }
-  void TearDown() override {
-    spdlog::set_level(spdlog::level::info);
-    TrainTest::TearDown();
   }
 
   /// One bit of a byte is wrong for as long as this lives.
@@ -70,6 +65,7 @@ class DamageTest : public TrainTest {
     }
   }
 
+  QuietLog quiet_;  // one warning a flip is too many
   fs::path newest_;
   at::Tensor weights_;
 };

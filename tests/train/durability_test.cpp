@@ -3,7 +3,6 @@
 // BASIN_ALL_FAULTS=1 (bash tests/long.sh faults) goes through every call and every fault.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
-#include <spdlog/spdlog.h>
 #include <sys/wait.h>
 
 #include <cstdlib>
@@ -11,6 +10,7 @@
 #include <set>
 #include <sstream>
 
+#include "configs/log.h"
 #include "configs/yaml_config.h"
 #include "model/safetensors.h"
 #include "tests/support/disk_trace.h"
@@ -55,11 +55,6 @@ class DurabilityTest : public TrainTest {
     for (const int64_t step : list_steps(config.run.dir))
       expected_[step] = weights_of(step_directory(config.run.dir, step));
     ASSERT_EQ(expected_.size(), 8u);
-    spdlog::set_level(spdlog::level::err);  // damaged checkpoints are what is looked for
-  }
-  void TearDown() override {
-    spdlog::set_level(spdlog::level::info);
-    TrainTest::TearDown();
   }
 
   RunConfig config_of(const fs::path& directory) const {
@@ -128,6 +123,7 @@ class DurabilityTest : public TrainTest {
     return wrong_with(run, kSteps);
   }
 
+  QuietLog quiet_;  // damaged checkpoints are what is looked for
   fs::path disk_;
   std::map<int64_t, Weights> expected_;  // by step
 };

@@ -33,8 +33,7 @@ at::Device choose_device(DeviceKind kind, const std::string& asked_by, int64_t l
   if (const std::string obstacle = cuda_obstacle(); !obstacle.empty()) {
     if (kind == DeviceKind::kCuda)
       throw std::runtime_error(fmt::format("{} is cuda, but {}", asked_by, obstacle));
-    log_warn(
-        "{} auto takes the cpu although an NVIDIA driver is there: {}", asked_by, obstacle);
+    log_warn("{} auto takes the cpu although an NVIDIA driver is there: {}", asked_by, obstacle);
     return at::kCPU;
   }
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank % cuda_devices()));
